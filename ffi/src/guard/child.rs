@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! From clone to exec.
+//!
+//! The child shares its keeper's memory while the keeper runs on. Between the
+//! two calls it therefore
+//! - makes raw system calls only ([`raw`]): libc's would write the keeper's errno,
+//! - allocates nothing, locks nothing and never panics: everything it needs stands in [`Plan`] before the clone,
+//! - writes to no memory of the keeper's,
+//! - never returns: it execs, or reports what failed and exits,
+//! - does not write its own oom_score_adj: it would change its keeper's (the keeper sets it around the clone).
+//!
+//! It inherits from the runtime, not from the keeper: the launch record says
+//! what the runtime's limits, priorities and masks were at the call.
+#![allow(unsafe_code)]
+
+use crate::kernel::sys::helper::{IGNORED, Stack, adopt};
+use crate::kernel::sys::raw::{self, CloneArgs};
+use crate::kernel::wire::{Launch, Stage};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::io::Errno;
+use std::ffi::{CString, c_char};
+
+/// A child between clone and exec, or beyond.
+pub struct Started {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    /// Eight bytes, stage and errno, when it failed; the end of the stream when it runs.
+    pub outcome: OwnedFd,
+    /// What it runs on until then; drop this only after `outcome` has spoken.
+    pub memory: Memory,
+}
+
+/// The stack and the plan of a child that has not exec'ed yet.
+pub struct Memory {
+    _stack: Stack,
+    _plan: Box<Plan>,
+}
+
+const STACK_BYTES: usize = 32 * 1024;
+
+/// Everything the child needs, in the form in which the kernel takes it.
+struct Plan {
+    path: CString,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    /// What `argv` and `envp` point into.
+    _texts: Vec<CString>,
+    stdio: [i32; 3],
+    cwd: i32,
+    report: i32,
+    keeper: i32,
+    join_group: i32,
+    umask: u32,
+    rlimits: Vec<[u64; 2]>,
+    nice: Option<i32>,
+    affinity: Option<Vec<u8>>,
+    scheduler: Option<(i32, i32)>,
+    ioprio: Option<i32>,
+}
+
+/// What the child would get from its keeper anyway; only differences are set,
+/// as setting a value back may need a privilege that keeping it does not.
+pub struct Own {
+    pub nice: i32,
+    pub affinity: Vec<u8>,
+    pub scheduler: (i32, i32),
+    pub ioprio: i32,
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, (Stage, Errno)> {
+    CString::new(bytes).map_err(|_| (Stage::Spec, Errno::INVAL))
+}
+
+fn c_strings(list: &[Vec<u8>], texts: &mut Vec<CString>) -> Result<Vec<*const c_char>, (Stage, Errno)> {
+    let mut pointers = Vec::with_capacity(list.len() + 1);
+    for item in list {
+        let text = c_string(item)?;
+        pointers.push(text.as_ptr()); // the bytes stay where they are when the CString moves
+        texts.push(text);
+    }
+    pointers.push(std::ptr::null());
+    Ok(pointers)
+}
+
+fn differs<T: PartialEq>(wanted: T, own: &T) -> Option<T> {
+    (wanted != *own).then_some(wanted)
+}
+
+impl Plan {
+    fn new(launch: Launch, own: &Own, stdio: [i32; 3], cwd: i32, report: i32) -> Result<Plan, (Stage, Errno)> {
+        let mut texts = Vec::with_capacity(launch.argv.len() + launch.env.len());
+        let argv = c_strings(&launch.argv, &mut texts)?;
+        let envp = c_strings(&launch.env, &mut texts)?;
+        let scheduler = (launch.scheduler.policy, launch.scheduler.priority);
+        Ok(Plan {
+            path: c_string(&launch.path)?,
+            argv,
+            envp,
+            _texts: texts,
+            stdio,
+            cwd,
+            report,
+            keeper: std::process::id() as i32,
+            join_group: launch.join_group.unwrap_or(0),
+            umask: launch.umask,
+            rlimits: launch.rlimits.iter().map(|&(soft, hard)| [soft, hard]).collect(),
+            nice: differs(launch.nice, &own.nice),
+            affinity: differs(launch.affinity, &own.affinity),
+            scheduler: differs(scheduler, &own.scheduler),
+            ioprio: differs(launch.ioprio, &own.ioprio),
+        })
+    }
+}
+
+/// Starts the child of `launch`. `fds` are its 0, 1 and 2 and its working directory.
+pub fn start(launch: Launch, own: &Own, fds: &[OwnedFd; 4]) -> Result<Started, (Stage, Errno)> {
+    let at_clone = |errno| (Stage::Clone, errno);
+    let [stdin, stdout, stderr, cwd] = fds.each_ref().map(AsRawFd::as_raw_fd);
+    let (outcome, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at_clone)?;
+    let plan = Box::new(Plan::new(launch, own, [stdin, stdout, stderr], cwd, report.as_raw_fd())?);
+    let stack = Stack::new(STACK_BYTES).map_err(at_clone)?;
+    let (bottom, bytes) = stack.usable();
+    let mut pidfd: i32 = -1;
+    let arguments = CloneArgs {
+        flags: (libc::CLONE_VM | libc::CLONE_PIDFD) as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: bottom,
+        stack_size: bytes,
+        ..CloneArgs::default()
+    };
+    let argument = std::ptr::from_ref(&*plan).cast();
+    // SAFETY: stack and plan are returned in `Memory` and outlive the exec; `child` makes raw system calls only.
+    let pid = unsafe { raw::clone3(&arguments, child, argument) }.map_err(at_clone)?;
+    Ok(Started { pid, pidfd: adopt(pidfd), outcome, memory: Memory { _stack: stack, _plan: plan } })
+}
+
+/// A system call of the child's that must succeed.
+fn must(stage: Stage, number: i64, arguments: [usize; 5]) -> Result<usize, (Stage, isize)> {
+    // SAFETY: every caller below passes integers, or pointers into the plan, which outlives the child's use of it.
+    let result = unsafe { raw::syscall(number, arguments) };
+    if result < 0 { Err((stage, result)) } else { Ok(result as usize) }
+}
+
+extern "C" fn child(plan: *const ()) -> ! {
+    // SAFETY: `start` passes its plan and keeps it until this process has exec'ed or ended.
+    let plan = unsafe { &*plan.cast::<Plan>() };
+    let (stage, result) = match run(plan) {
+        Err(failure) => failure,
+        Ok(never) => match never {},
+    };
+    let mut record = [0; 8];
+    record[..4].copy_from_slice(&(stage as u32).to_le_bytes());
+    record[4..].copy_from_slice(&(-result as i32).to_le_bytes());
+    let _ = must(stage, libc::SYS_write, [plan.report as usize, record.as_ptr() as usize, 8, 0, 0]);
+    loop {
+        let _ = must(stage, libc::SYS_exit_group, [127, 0, 0, 0, 0]);
+    }
+}
+
+enum Never {}
+
+/// In the order that each step needs: limits while they may still be raised,
+/// PDEATHSIG after anything that would clear it, signals last, so that nothing
+/// can interrupt before.
+fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
+    must(Stage::Group, libc::SYS_setpgid, [0, plan.join_group as usize, 0, 0, 0])?;
+    set_limits(plan)?;
+    must(Stage::Umask, libc::SYS_umask, [plan.umask as usize, 0, 0, 0, 0])?;
+    set_priorities(plan)?;
+    must(Stage::Chdir, libc::SYS_fchdir, [plan.cwd as usize, 0, 0, 0, 0])?;
+    die_with_keeper(plan)?;
+    for (number, &fd) in plan.stdio.iter().enumerate() {
+        // Never equal and never colliding: in a keeper 0, 1 and 2 are taken, so every source is above.
+        must(Stage::Fds, libc::SYS_dup3, [fd as usize, number, 0, 0, 0])?;
+    }
+    let cloexec = libc::CLOSE_RANGE_CLOEXEC as usize;
+    // Everything of ours is close-on-exec from birth; this is for what a library may have left. Refused by old
+    // kernels and by filters, which leaves us with the first half.
+    let _ = must(Stage::Fds, libc::SYS_close_range, [3, u32::MAX as usize, cloexec, 0, 0]);
+    default_signals()?;
+    let arguments = [plan.path.as_ptr() as usize, plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize, 0, 0];
+    let failure = must(Stage::Exec, libc::SYS_execve, arguments);
+    Err(failure.err().unwrap_or((Stage::Exec, 0)))
+}
+
+fn set_limits(plan: &Plan) -> Result<(), (Stage, isize)> {
+    for (resource, limit) in plan.rlimits.iter().enumerate() {
+        must(Stage::Rlimit, libc::SYS_prlimit64, [0, resource, limit.as_ptr() as usize, 0, 0])?;
+    }
+    Ok(())
+}
+
+fn set_priorities(plan: &Plan) -> Result<(), (Stage, isize)> {
+    if let Some(nice) = plan.nice {
+        must(Stage::Nice, libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, nice as usize, 0, 0])?;
+    }
+    if let Some(mask) = &plan.affinity {
+        must(Stage::Affinity, libc::SYS_sched_setaffinity, [0, mask.len(), mask.as_ptr() as usize, 0, 0])?;
+    }
+    if let Some((policy, priority)) = plan.scheduler {
+        let at = &raw const priority as usize;
+        must(Stage::Scheduler, libc::SYS_sched_setscheduler, [0, policy as usize, at, 0, 0])?;
+    }
+    if let Some(ioprio) = plan.ioprio {
+        const IOPRIO_WHO_PROCESS: usize = 1;
+        must(Stage::Ioprio, libc::SYS_ioprio_set, [IOPRIO_WHO_PROCESS, 0, ioprio as usize, 0, 0])?;
+    }
+    Ok(())
+}
+
+/// Belt and braces: the guardian would find the child too. The second call is
+/// for a keeper that ended before the first one stood.
+fn die_with_keeper(plan: &Plan) -> Result<(), (Stage, isize)> {
+    let (option, signal) = (libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize);
+    must(Stage::Pdeathsig, libc::SYS_prctl, [option, signal, 0, 0, 0])?;
+    if must(Stage::Pdeathsig, libc::SYS_getppid, [0; 5])? != plan.keeper as usize {
+        return Err((Stage::Pdeathsig, -(libc::ESRCH as isize)));
+    }
+    Ok(())
+}
+
+/// Ignored signals and the mask survive exec; the rest is default in a helper anyway.
+fn default_signals() -> Result<(), (Stage, isize)> {
+    let default = [0_u64; 4]; // struct sigaction of the kernel: SIG_DFL, no flags, empty mask
+    for signal in IGNORED {
+        must(Stage::Signals, libc::SYS_rt_sigaction, [signal as usize, default.as_ptr() as usize, 0, 8, 0])?;
+    }
+    let (how, none) = (libc::SIG_SETMASK as usize, 0_u64);
+    must(Stage::Signals, libc::SYS_rt_sigprocmask, [how, &raw const none as usize, 0, 8, 0])?;
+    Ok(())
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! The parent of the keepers.
+//!
+//! - It forks one keeper for each request of the runtime it was started for, and of nobody else.
+//! - Whatever becomes its child and is not a keeper has lost its own: it is killed on sight, and the runtime is told.
+//! - When the runtime is gone it lets every keeper have its grace, ends those that take longer, and leaves last.
+//! - No signal but SIGKILL ends it.
+
+use crate::guard::keeper::{self, Birth};
+use crate::guard::table::Table;
+use crate::kernel::socket;
+use crate::kernel::sys::helper::{self, Forked, Title, Whose};
+use crate::kernel::tree::{Outcome, Tree};
+use crate::kernel::wire::{ABI, FromGuardian, FromKeeper, Stage, ToGuardian, Wait};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How long one sweep over escapees may take before others are served again.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// How often what could not be killed is tried again.
+const RETRY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+struct Guardian<'a> {
+    requests: OwnedFd,
+    runtime: OwnedFd,
+    /// The runtime's pid and uid as the first request showed them.
+    events: OwnedFd,
+    table: Table,
+    /// By slot: the keeper's leash, which is closed by our end.
+    leashes: Vec<Option<OwnedFd>>,
+    outbox: VecDeque<Vec<u8>>,
+    escapees: bool,
+    title: &'a Title,
+}
+
+/// The life of a guardian; never returns to the watchdog's code.
+pub fn main(requests: OwnedFd, runtime: OwnedFd, table: Table, title: &Title) -> ! {
+    let _ = rustix::thread::set_name(c"proton-guardian");
+    title.show("proton-guardian");
+    helper::exit(i32::from(live(requests, runtime, table, title).is_err()))
+}
+
+fn live(requests: OwnedFd, runtime: OwnedFd, table: Table, title: &Title) -> Result<(), Errno> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let [requests, runtime] = helper::keep_only([requests, runtime])?;
+    let events = helper::child_events()?;
+    socket::tell_senders(&requests)?;
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    socket::send(&requests, &FromGuardian::Hello { abi: ABI }.encode(), &[own.as_fd()])?;
+    drop(own);
+    let (leashes, outbox) = (Vec::new(), VecDeque::new());
+    let guardian = Guardian { requests, runtime, events, table, leashes, outbox, escapees: false, title };
+    guardian.run()
+}
+
+impl Guardian<'_> {
+    fn run(mut self) -> Result<(), Errno> {
+        loop {
+            let mut requests = PollFlags::IN;
+            if !self.outbox.is_empty() {
+                requests |= PollFlags::OUT;
+            }
+            let mut waiting = [
+                PollFd::new(&self.requests, requests),
+                PollFd::new(&self.runtime, PollFlags::IN),
+                PollFd::new(&self.events, PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut waiting, self.escapees.then_some(&RETRY)) {
+                Err(Errno::INTR) => continue,
+                other => other.map(drop)?,
+            }
+            let [asked, gone, ended] = waiting.map(|fd| !fd.revents().is_empty());
+            if ended || self.escapees {
+                self.reap();
+            }
+            if gone || (asked && !self.serve()) {
+                return self.leave();
+            }
+        }
+    }
+
+    /// Takes all requests in; false when the runtime is gone.
+    fn serve(&mut self) -> bool {
+        self.flush();
+        let mut buffer = [0; 64];
+        loop {
+            let packet = match socket::receive(&self.requests, &mut buffer) {
+                Ok(Some(packet)) => packet,
+                Err(Errno::AGAIN) => return true,
+                Ok(None) | Err(_) => return false,
+            };
+            // Not who we were started for: the socket has leaked to somebody with other rights.
+            if packet.sender.is_none_or(|sender| sender.uid != rustix::process::getuid().as_raw()) {
+                return false;
+            }
+            match (ToGuardian::decode(&buffer[..packet.len]), packet.fds.into_iter().next()) {
+                (Ok(ToGuardian::Keep { id, grace_ms }), Some(port)) => self.keep(id, grace_ms, port),
+                (Ok(ToGuardian::End { id }), None) => self.end(id),
+                _ => return false,
+            }
+        }
+    }
+
+    /// Forks a keeper, or tells over the port's own socket why not.
+    fn keep(&mut self, id: u32, grace_ms: u32, port: OwnedFd) {
+        if let Err((port, errno)) = self.try_keep(id, grace_ms, port) {
+            let failed = FromKeeper::Failed { stage: Stage::Keeper, errno: errno.raw_os_error() };
+            let _ = socket::send(&port, &failed.encode(), &[]); // a runtime that is gone need not know
+        }
+    }
+
+    fn try_keep(&mut self, id: u32, grace_ms: u32, port: OwnedFd) -> Result<(), (OwnedFd, Errno)> {
+        let Some(at) = self.table.vacancy() else { return Err((port, Errno::AGAIN)) };
+        let (leash, far) = match socket::pair() {
+            Ok(pair) => pair,
+            Err(errno) => return Err((port, errno)),
+        };
+        let runtime = match rustix::io::fcntl_dupfd_cloexec(&self.runtime, 3) {
+            Ok(runtime) => runtime,
+            Err(errno) => return Err((port, errno)),
+        };
+        match helper::fork() {
+            Err(errno) => Err((port, errno)),
+            // `leash` is closed with all else that is not its own: what is left open would hide our death.
+            Ok(Forked::Child) => keeper::main(Birth { port, leash: far, runtime, title: self.title }),
+            Ok(Forked::Parent(pid)) => {
+                self.table.put(at, pid, id, grace_ms);
+                if self.leashes.len() <= at {
+                    self.leashes.resize_with(at + 1, || None);
+                }
+                self.leashes[at] = Some(leash);
+                Ok(())
+            }
+        }
+    }
+
+    /// A keeper that missed its deadline: its tree becomes ours as soon as it is dead.
+    fn end(&mut self, id: u32) {
+        if let Some(pid) = self.table.find_id(id).and_then(|at| Pid::from_raw(self.table.pid(at))) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL); // our unreaped child; ESRCH is its end
+        }
+    }
+
+    /// Reaps keepers; sweeps what those have left that did not end by themselves.
+    fn reap(&mut self) {
+        let mut record = [0; 512];
+        while matches!(rustix::io::read(&self.events, &mut record), Ok(n) if n > 0) {}
+        let mut lost = Vec::new();
+        while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
+            if let Some(at) = self.table.find(ended.pid) {
+                if ended.wait != Wait::Code(0) {
+                    lost.push(self.table.id(at));
+                }
+                self.table.clear(at);
+                self.leashes[at] = None;
+            }
+            let _ = helper::wait(Whose::Pid(ended.pid), false); // it has ended, as we just saw
+        }
+        if !lost.is_empty() || self.escapees {
+            let mut outcome = self.sweep(Instant::now() + SWEEP);
+            for id in lost {
+                let survivors = outcome.survivors.len() as u32;
+                self.outbox.push_back(FromGuardian::Swept { id, killed: outcome.killed, survivors }.encode());
+                outcome.killed = 0; // counted once where several ended together
+            }
+            self.flush();
+        }
+    }
+
+    fn sweep(&mut self, until: Instant) -> Outcome {
+        let table = self.table;
+        let outcome = Tree { spare: &|pid| table.find(pid).is_some(), hold: None }.end(until);
+        self.escapees = !outcome.survivors.is_empty();
+        outcome
+    }
+
+    fn flush(&mut self) {
+        while let Some(message) = self.outbox.front() {
+            match socket::send(&self.requests, message, &[]) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(Errno::AGAIN) => return,
+                Err(_) => return self.outbox.clear(), // the runtime is gone; its pidfd says so too
+            }
+        }
+    }
+
+    /// The runtime is gone. The keepers see that by themselves; dropping the
+    /// leashes tells one that cannot.
+    fn leave(mut self) -> Result<(), Errno> {
+        self.leashes.iter_mut().for_each(|leash| *leash = None);
+        outlive(self.table, &self.events)
+    }
+}
+
+/// Waits for every keeper in `table` to end within its allowance, ends those
+/// that do not, and kills everything else on sight. Returns when no child is
+/// left, or when nothing more can be done about it.
+pub fn outlive(table: Table, events: &OwnedFd) -> Result<(), Errno> {
+    let begun = Instant::now();
+    loop {
+        let late = |at: usize| begun.elapsed() >= table.allowance(at);
+        for (at, _) in table.keepers().filter(|&(at, _)| late(at)) {
+            if let Some(pid) = Pid::from_raw(table.pid(at)).filter(|&pid| is_own_child(pid)) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL); // our unreaped child
+            }
+        }
+        let mut record = [0; 512];
+        while matches!(rustix::io::read(events, &mut record), Ok(n) if n > 0) {}
+        while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
+            if let Some(at) = table.find(ended.pid) {
+                table.clear(at);
+            }
+            let _ = helper::wait(Whose::Pid(ended.pid), false);
+        }
+        let sweep = Tree { spare: &|pid| table.find(pid).is_some(), hold: None };
+        let outcome = sweep.end(Instant::now() + Duration::from_secs(1));
+        let left = helper::wait(Whose::Any, true).is_ok();
+        let last = table.keepers().map(|(at, _)| table.allowance(at)).max().unwrap_or_default();
+        let given_up = !outcome.survivors.is_empty() && begun.elapsed() > last + SWEEP;
+        if !left || given_up {
+            return Ok(());
+        }
+        let next = table.keepers().map(|(at, _)| table.allowance(at).saturating_sub(begun.elapsed())).min();
+        let pause = next.unwrap_or(Duration::from_secs(1)).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let mut waiting = [PollFd::new(events, PollFlags::IN)];
+        match rustix::event::poll(&mut waiting, Timespec::try_from(pause).ok().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// A pid in the table is only to be signalled while it is our own child.
+fn is_own_child(pid: Pid) -> bool {
+    helper::wait(Whose::Pid(pid.as_raw_nonzero().get()), true).is_ok()
+}

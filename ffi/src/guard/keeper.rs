@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! One child's life.
+//!
+//! A keeper owns exactly one child and whatever that child leaves behind.
+//! - It starts the child as the launch record says and tells how that went.
+//! - It ends the tree when it is told to, when the child has exited, when time
+//!   is up, and when the runtime or the guardian is gone, whichever is first.
+//! - It says "done" only when it has no descendant left, else it names them.
+//! - It never waits for one thing only: whatever hangs, the rest is still heard.
+
+use crate::guard::child::{self, Memory, Own};
+use crate::kernel::socket;
+use crate::kernel::sys::helper::{self, Ended, Title, Whose};
+use crate::kernel::tree::{Outcome, Tree};
+use crate::kernel::wire::{Assembler, Cause, Done, FromKeeper, Launch, PACKET, Scope, Stage, ToKeeper, Wait};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How long the end of a tree is fought for where nobody asked for less.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a keeper is born with.
+pub struct Birth<'a> {
+    /// To the runtime's reactor.
+    pub port: OwnedFd,
+    /// The guardian holds the other end and never writes.
+    pub leash: OwnedFd,
+    /// The runtime's pidfd.
+    pub runtime: OwnedFd,
+    pub title: &'a Title,
+}
+
+/// What is still to come for the tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The child runs.
+    Running,
+    /// The child has exited; what still holds its output may finish until then.
+    Flushing(Instant),
+    /// The first signal is out; SIGKILL then.
+    Ending(Instant),
+}
+
+struct Keeper {
+    port: Option<OwnedFd>,
+    leash: Option<OwnedFd>,
+    runtime: OwnedFd,
+    events: OwnedFd,
+    outbox: VecDeque<Vec<u8>>,
+    terms: Terms,
+    pid: i32,
+    own_group: bool,
+    /// Readable once the child has ended; dropped then.
+    pidfd: Option<OwnedFd>,
+    /// Until the exec has succeeded or failed.
+    starting: Option<(OwnedFd, Memory)>,
+    started: Instant,
+    timeout: Option<Instant>,
+    wait: Option<Wait>,
+    phase: Phase,
+    cause: Option<Cause>,
+    deadline: Option<Instant>,
+    eof: bool,
+}
+
+/// The launch record's words on how the tree ends.
+struct Terms {
+    grace: Duration,
+    flush: Duration,
+    kill_on_owner_death: bool,
+    output_piped: bool,
+}
+
+fn ms(n: u32) -> Duration {
+    Duration::from_millis(u64::from(n))
+}
+
+/// The life of a keeper; never returns to the guardian's code.
+pub fn main(birth: Birth) -> ! {
+    let _ = rustix::thread::set_name(c"proton-keeper");
+    birth.title.show("proton-keeper");
+    helper::exit(match live(birth) {
+        Ok(()) => 0,
+        Err(_) => 1, // the guardian sweeps and tells the runtime
+    })
+}
+
+fn live(birth: Birth) -> Result<(), Errno> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let [port, leash, runtime] = helper::keep_only([birth.port, birth.leash, birth.runtime])?;
+    let events = helper::child_events()?;
+    let Some((launch, fds)) = read_launch(&port, &leash, &runtime)? else {
+        return Ok(()); // the runtime or the guardian is gone: nothing was started
+    };
+    match Keeper::start(launch, fds, (port, leash, runtime, events)) {
+        Ok(keeper) => keeper.run(),
+        Err((port, stage, errno)) => {
+            // Nobody to tell is no error: the runtime is gone then.
+            let _ = socket::send(&port, &FromKeeper::Failed { stage, errno: errno.raw_os_error() }.encode(), &[]);
+            Ok(())
+        }
+    }
+}
+
+/// Waits until one of `fds` has something to say, or `until`.
+fn poll(fds: &mut [PollFd<'_>], until: Option<Instant>) -> Result<(), Errno> {
+    let left = until.map(|at| at.saturating_duration_since(Instant::now()));
+    let timeout = left.and_then(|d| Timespec::try_from(d).ok());
+    match rustix::event::poll(fds, timeout.as_ref()) {
+        Err(Errno::INTR) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn said(fd: &PollFd<'_>) -> bool {
+    !fd.revents().is_empty()
+}
+
+/// Puts the launch record together, with the child's 0, 1, 2 and its working directory.
+fn read_launch(
+    port: &OwnedFd,
+    leash: &OwnedFd,
+    runtime: &OwnedFd,
+) -> Result<Option<(Launch, [OwnedFd; 4])>, Errno> {
+    let mut assembler = Assembler::default();
+    let mut fds = Vec::new();
+    let mut buffer = vec![0; PACKET];
+    loop {
+        let mut waiting = [port, leash, runtime].map(|fd| PollFd::new(fd, PollFlags::IN));
+        poll(&mut waiting, None)?;
+        let [_, guardian, owner] = &waiting;
+        if said(guardian) || said(owner) {
+            return Ok(None);
+        }
+        let packet = match socket::receive(port, &mut buffer) {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Ok(None),
+            Err(Errno::AGAIN) => continue,
+            Err(errno) => return Err(errno),
+        };
+        fds.extend(packet.fds);
+        if let Some(launch) = assembler.push(&buffer[..packet.len]).map_err(|_| Errno::PROTO)? {
+            let fds = fds.try_into().map_err(|_| Errno::PROTO)?;
+            return Ok(Some((launch, fds)));
+        }
+    }
+}
+
+/// This process's own priorities, to compare with what the child is to have.
+fn own_priorities(mask_bytes: usize) -> Own {
+    let host = crate::kernel::sys::host::Priorities::of_this_thread(mask_bytes);
+    Own { nice: host.nice, affinity: host.affinity, scheduler: host.scheduler, ioprio: host.ioprio }
+}
+
+impl Keeper {
+    /// Clones the child.
+    fn start(
+        launch: Launch,
+        fds: [OwnedFd; 4],
+        (port, leash, runtime, events): (OwnedFd, OwnedFd, OwnedFd, OwnedFd),
+    ) -> Result<Self, (OwnedFd, Stage, Errno)> {
+        let terms = Terms {
+            grace: ms(launch.grace_ms),
+            flush: ms(launch.flush_ms),
+            kill_on_owner_death: launch.kill_on_owner_death,
+            output_piped: launch.output_piped,
+        };
+        let (own_group, timeout) = (launch.join_group.is_none(), launch.timeout_ms.map(ms));
+        if let Err(errno) = oom::lend(launch.oom_score_adj) {
+            return Err((port, Stage::OomScoreAdj, errno));
+        }
+        let own = own_priorities(launch.affinity.len());
+        let started = Instant::now();
+        let child = match child::start(launch, &own, &fds) {
+            Ok(child) => child,
+            Err((stage, errno)) => return Err((port, stage, errno)),
+        };
+        Ok(Keeper {
+            port: Some(port),
+            leash: Some(leash),
+            runtime,
+            events,
+            outbox: VecDeque::new(),
+            terms,
+            pid: child.pid,
+            own_group,
+            pidfd: Some(child.pidfd),
+            starting: Some((child.outcome, child.memory)),
+            started,
+            timeout: timeout.map(|d| started + d),
+            wait: None,
+            phase: Phase::Running,
+            cause: None,
+            deadline: None,
+            eof: false,
+        })
+    }
+
+    fn tree(&self) -> Tree<'static> {
+        Tree { spare: &|_| false, hold: Some(self.pid) }
+    }
+
+    fn run(mut self) -> Result<(), Errno> {
+        loop {
+            self.listen()?;
+            let now = Instant::now();
+            if self.timeout.is_some_and(|at| at <= now) {
+                self.timeout = None;
+                self.end(Cause::Timeout, self.terms.grace);
+            }
+            match self.phase {
+                Phase::Flushing(until) if self.eof || until <= now => self.ask_to_end(self.terms.grace),
+                _ => {}
+            }
+            let up = matches!(self.phase, Phase::Ending(until) if until <= Instant::now());
+            if up || (self.wait.is_some() && self.starting.is_none() && self.tree().is_empty()) {
+                return self.finish();
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen, and takes it in.
+    fn listen(&mut self) -> Result<(), Errno> {
+        let mut out = PollFlags::IN;
+        if !self.outbox.is_empty() {
+            out |= PollFlags::OUT;
+        }
+        let until = match self.phase {
+            Phase::Running => self.timeout,
+            Phase::Flushing(at) | Phase::Ending(at) => Some(self.timeout.map_or(at, |t| t.min(at))),
+        };
+        let starting = self.starting.as_ref().map(|(fd, _)| fd);
+        let sources: [Option<(BorrowedFd<'_>, PollFlags)>; 6] = [
+            self.port.as_ref().map(|fd| (fd.as_fd(), out)),
+            self.leash.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
+            // Once it is known that the runtime is gone its pidfd would keep us spinning.
+            self.port.as_ref().map(|_| (self.runtime.as_fd(), PollFlags::IN)),
+            self.pidfd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
+            Some((self.events.as_fd(), PollFlags::IN)),
+            starting.map(|fd| (fd.as_fd(), PollFlags::IN)),
+        ];
+        let mut waiting: Vec<PollFd> = Vec::with_capacity(sources.len());
+        waiting.extend(sources.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        poll(&mut waiting, until)?;
+        let mut answers = waiting.iter().map(said);
+        let [port, leash, runtime, pidfd, events, starting] =
+            sources.each_ref().map(|source| source.is_some() && answers.next() == Some(true));
+        self.take_in([port, leash, runtime, pidfd, events, starting])
+    }
+
+    fn take_in(&mut self, [port, leash, runtime, pidfd, events, starting]: [bool; 6]) -> Result<(), Errno> {
+        if starting {
+            self.exec_outcome()?;
+        }
+        if pidfd {
+            self.child_exited();
+        }
+        if events {
+            self.drain_events();
+            // Orphans that were adopted while the child lives must not pile up as zombies.
+            self.tree().reap();
+        }
+        if port {
+            self.port_speaks();
+        }
+        if runtime {
+            self.runtime_gone();
+        }
+        if leash {
+            self.leash = None;
+            self.end(Cause::Guardian, self.owner_grace());
+        }
+        Ok(())
+    }
+
+    fn drain_events(&self) {
+        let mut record = [0; 512];
+        while matches!(rustix::io::read(&self.events, &mut record), Ok(n) if n > 0) {}
+    }
+
+    /// The error pipe has spoken: eight bytes are a failure, none are a program that runs.
+    fn exec_outcome(&mut self) -> Result<(), Errno> {
+        let Some((pipe, memory)) = self.starting.take() else { return Ok(()) };
+        let mut record = [0; 8];
+        let got = rustix::io::retry_on_intr(|| rustix::io::read(&pipe, &mut record))?;
+        if got == record.len() {
+            let [a, b, c, d, e, f, g, h] = record;
+            let stage = Stage::from_number(u32::from_le_bytes([a, b, c, d])).unwrap_or(Stage::Exec);
+            let errno = i32::from_le_bytes([e, f, g, h]);
+            self.tell(&FromKeeper::Failed { stage, errno });
+            self.cause = None;
+            self.pidfd = None;
+            // It exits right after the report; SIGKILL so that this wait has an end whatever holds it.
+            self.signal_child(Signal::KILL);
+            while !matches!(helper::wait(Whose::Pid(self.pid), false), Ok(Some(_)) | Err(_)) {
+                let mut waiting = [PollFd::new(&self.events, PollFlags::IN)];
+                poll(&mut waiting, Some(Instant::now() + Duration::from_millis(10)))?;
+            }
+            drop(memory);
+            self.flush_outbox();
+            helper::exit(0);
+        }
+        drop(memory);
+        oom::take_back();
+        self.tell(&FromKeeper::Started { pid: self.pid, own_group: self.own_group });
+        if matches!(self.phase, Phase::Ending(_)) {
+            self.first_signal(); // before the exec it was ignored, as helpers ignore it
+        }
+        Ok(())
+    }
+
+    /// The child has ended; its zombie stays until the tree is gone.
+    fn child_exited(&mut self) {
+        let Ok(Some(Ended { wait, .. })) = helper::wait(Whose::Pid(self.pid), true) else {
+            return; // traced from outside: the zombie is the tracer's until it lets go
+        };
+        self.pidfd = None;
+        self.wait = Some(wait);
+        self.tell(&FromKeeper::Exited { wait });
+        if self.phase == Phase::Running {
+            self.cause.get_or_insert(Cause::Exit);
+            let flush = self.terms.output_piped && self.port.is_some() && !self.terms.flush.is_zero();
+            if flush && !self.tree().is_empty() {
+                self.phase = Phase::Flushing(Instant::now() + self.terms.flush);
+            } else {
+                self.ask_to_end(self.terms.grace);
+            }
+        }
+    }
+
+    fn port_speaks(&mut self) {
+        self.flush_outbox();
+        let mut buffer = [0; 256];
+        while let Some(port) = &self.port {
+            match socket::receive(port, &mut buffer).map(|packet| packet.map(|p| p.len)) {
+                Ok(Some(len)) => match ToKeeper::decode(&buffer[..len]) {
+                    Ok(message) => self.obey(message),
+                    Err(_) => return self.runtime_gone(), // not our runtime any more
+                },
+                Ok(None) => return self.runtime_gone(),
+                Err(Errno::AGAIN) => return,
+                Err(_) => return self.runtime_gone(),
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToKeeper) {
+        match message {
+            ToKeeper::Signal { signal, scope } => {
+                let errno = self.signal(signal, scope).err().map_or(0, Errno::raw_os_error);
+                self.tell(&FromKeeper::Signalled { errno });
+            }
+            ToKeeper::Close { cause, grace_ms, deadline_ms } => {
+                self.deadline = Some(Instant::now() + ms(deadline_ms));
+                self.end(cause, ms(grace_ms));
+            }
+            ToKeeper::Eof => self.eof = true,
+        }
+    }
+
+    fn signal(&self, number: i32, scope: Scope) -> Result<(), Errno> {
+        let signal = Signal::from_named_raw(number).ok_or(Errno::INVAL)?;
+        match scope {
+            Scope::Child if self.wait.is_some() => Err(Errno::SRCH),
+            Scope::Child => {
+                let pidfd = self.pidfd.as_ref().ok_or(Errno::SRCH)?;
+                rustix::process::pidfd_send_signal(pidfd, signal)
+            }
+            Scope::Group if !self.own_group => Err(Errno::INVAL),
+            Scope::Group => {
+                let group = Pid::from_raw(self.pid).ok_or(Errno::SRCH)?;
+                rustix::process::kill_process_group(group, signal)
+            }
+            Scope::Tree if self.tree().signal(signal) == 0 => Err(Errno::SRCH),
+            Scope::Tree => Ok(()),
+        }
+    }
+
+    fn signal_child(&self, signal: Signal) {
+        // Our own unreaped child: the pid cannot be anybody else's.
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            let _ = rustix::process::kill_process(pid, signal); // ESRCH: it has just ended
+        }
+    }
+
+    fn owner_grace(&self) -> Duration {
+        if self.terms.kill_on_owner_death { Duration::ZERO } else { self.terms.grace }
+    }
+
+    /// The socket's end or the pidfd says so; a leaked copy of the one cannot hide the other.
+    fn runtime_gone(&mut self) {
+        self.port = None;
+        self.outbox.clear();
+        self.end(Cause::Owner, self.owner_grace());
+    }
+
+    /// Whatever asks for the end first gives the cause; a later one can only shorten the grace.
+    fn end(&mut self, cause: Cause, grace: Duration) {
+        self.cause.get_or_insert(cause);
+        match self.phase {
+            Phase::Ending(until) => self.phase = Phase::Ending(until.min(Instant::now() + grace)),
+            _ => self.ask_to_end(grace),
+        }
+    }
+
+    fn ask_to_end(&mut self, grace: Duration) {
+        self.phase = Phase::Ending(Instant::now() + grace);
+        if !grace.is_zero() {
+            self.first_signal();
+        }
+    }
+
+    /// SIGCONT behind SIGTERM: a stopped process would not hear the first.
+    fn first_signal(&self) {
+        self.tree().signal(Signal::TERM);
+        self.tree().signal(Signal::CONT);
+    }
+
+    fn tell(&mut self, message: &FromKeeper) {
+        if self.port.is_some() {
+            self.outbox.push_back(message.encode());
+            self.flush_outbox();
+        }
+    }
+
+    fn flush_outbox(&mut self) {
+        while let (Some(port), Some(message)) = (&self.port, self.outbox.front()) {
+            match socket::send(port, message, &[]) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(Errno::AGAIN) => return,
+                Err(_) => return self.outbox.clear(), // the runtime is gone; its pidfd says so too
+            }
+        }
+    }
+
+    /// SIGKILL until nothing is left, then the record of how it all went.
+    fn finish(mut self) -> Result<(), Errno> {
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
+        let mut killed = 0;
+        let mut outcome = Outcome::default();
+        if self.wait.is_none() || !self.tree().is_empty() {
+            let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
+            if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
+                let _ = rustix::process::kill_process_group(group, Signal::KILL); // ESRCH: the group is empty
+            }
+            outcome = self.tree().end(deadline);
+        }
+        if self.wait.is_none() {
+            self.wait = helper::wait(Whose::Pid(self.pid), true)?.map(|ended| ended.wait);
+            killed = u32::from(self.wait == Some(Wait::Signal(libc::SIGKILL)));
+            if let Some(wait) = self.wait {
+                self.tell(&FromKeeper::Exited { wait });
+            }
+        }
+        if self.wait.is_some() {
+            helper::wait(Whose::Pid(self.pid), false)?;
+        }
+        let usage = helper::usage_of_children();
+        self.tell(&FromKeeper::Done(Done {
+            wait: self.wait.unwrap_or(Wait::Lost),
+            cause: self.cause.unwrap_or(Cause::Exit),
+            killed: killed + outcome.killed,
+            wall_us: self.started.elapsed().as_micros() as u64,
+            user_us: usage.user_us,
+            system_us: usage.system_us,
+            max_rss_bytes: usage.max_rss_bytes,
+            survivors: outcome.survivors.clone(),
+        }));
+        self.linger(!outcome.survivors.is_empty())
+    }
+
+    /// Hands over what has not been sent, and goes on killing what has
+    /// survived for as long as somebody may be told about it.
+    fn linger(mut self, survivors: bool) -> Result<(), Errno> {
+        let mut patience = None;
+        loop {
+            self.flush_outbox();
+            let left = survivors && matches!(helper::wait(Whose::Any, true), Ok(_));
+            if self.outbox.is_empty() && !left {
+                return Ok(());
+            }
+            if self.port.is_none() || self.leash.is_none() {
+                let until = *patience.get_or_insert_with(|| Instant::now() + DEADLINE);
+                if Instant::now() >= until {
+                    return Ok(());
+                }
+            }
+            let port = if self.outbox.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let mut waiting: Vec<PollFd> = Vec::with_capacity(4);
+            waiting.extend(self.port.iter().map(|fd| PollFd::new(fd, port)));
+            waiting.push(PollFd::new(&self.events, PollFlags::IN));
+            poll(&mut waiting, Some(Instant::now() + Duration::from_secs(1)))?;
+            let gone = self.port.is_some() && waiting[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            drop(waiting);
+            if gone {
+                self.port = None;
+                self.outbox.clear();
+            }
+            self.drain_events();
+            if left {
+                Tree { spare: &|_| false, hold: None }.end(Instant::now() + Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+/// oom_score_adj is one value for all who share memory, the child before its
+/// exec included: a keeper lends it the runtime's and takes its own back after.
+mod oom {
+    use rustix::io::Errno;
+    use rustix::process::DumpableBehavior;
+
+    const FILE: &str = "/proc/self/oom_score_adj";
+
+    /// What helpers ask for: among the last to be chosen, but not immune.
+    pub const LOW: i32 = -900;
+
+    /// Sets the child's value where ours is another.
+    pub fn lend(value: i32) -> Result<(), Errno> {
+        if current() == Some(value) { Ok(()) } else { set(value) }
+    }
+
+    /// Back to what helpers have where that is allowed; only root's differs.
+    pub fn take_back() {
+        if rustix::process::geteuid().is_root() {
+            let _ = set(LOW); // refused without CAP_SYS_RESOURCE, and then it was not lowered before either
+        }
+    }
+
+    fn current() -> Option<i32> {
+        let mut text = Vec::new();
+        crate::kernel::procfs::read(FILE, &mut text).ok()?;
+        std::str::from_utf8(&text).ok()?.trim().parse().ok()
+    }
+
+    /// The files of a process that is not dumpable are root's: an unprivileged keeper opens its own for a moment.
+    fn set(value: i32) -> Result<(), Errno> {
+        let open = || {
+            use rustix::fs::{Mode, OFlags};
+            rustix::fs::open(FILE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        };
+        let file = open().or_else(|_| {
+            rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+            let file = open();
+            rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+            file
+        })?;
+        rustix::io::write(&file, value.to_string().as_bytes()).map(drop)
+    }
+}
+
+pub use oom::take_back as lower_oom_score;

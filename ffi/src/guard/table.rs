@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! The keepers of one guardian, in memory that watchdog and guardian share, so
+//! that the watchdog can act for a guardian that is gone. Pages are touched on
+//! use.
+
+use crate::kernel::sys::helper;
+use rustix::io::Errno;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// How many keepers a guardian can have at a time.
+const SLOTS: usize = 65_536;
+
+/// How long after its grace a keeper may take before it is ended from above.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+struct Slot {
+    /// 0 = vacant.
+    pid: AtomicI32,
+    id: AtomicU32,
+    grace_ms: AtomicU32,
+}
+
+/// Written by the guardian alone, read by both.
+#[derive(Clone, Copy)]
+pub struct Table {
+    slots: &'static [Slot],
+    /// One slot that counts how many have ever been in use, so that a look
+    /// does not touch every page.
+    high: &'static Slot,
+}
+
+impl Table {
+    pub fn new() -> Result<Self, Errno> {
+        let all = helper::shared_zeroed::<Slot>(SLOTS + 1)?;
+        let (high, slots) = all.split_first().ok_or(Errno::NOMEM)?;
+        Ok(Table { slots, high })
+    }
+
+    fn used(&self) -> impl Iterator<Item = (usize, &'static Slot)> {
+        let n = self.high.id.load(Ordering::Acquire) as usize;
+        self.slots.iter().take(n).enumerate()
+    }
+
+    fn position(&self, wanted: impl Fn(&Slot) -> bool) -> Option<usize> {
+        self.used().find(|(_, slot)| wanted(slot)).map(|(at, _)| at)
+    }
+
+    /// A vacant place, or `None` when the table is full.
+    pub fn vacancy(&self) -> Option<usize> {
+        let n = self.high.id.load(Ordering::Acquire) as usize;
+        let vacant = self.position(|slot| slot.pid.load(Ordering::Acquire) == 0);
+        vacant.or((n < self.slots.len()).then_some(n))
+    }
+
+    /// Takes a vacant place. The pid is written last: a slot with a pid is whole.
+    pub fn put(&self, at: usize, pid: i32, id: u32, grace_ms: u32) {
+        let slot = &self.slots[at];
+        slot.id.store(id, Ordering::Release);
+        slot.grace_ms.store(grace_ms, Ordering::Release);
+        slot.pid.store(pid, Ordering::Release);
+        self.high.id.fetch_max(at as u32 + 1, Ordering::AcqRel);
+    }
+
+    /// Gives a place back. To be done *before* the keeper is reaped, while its
+    /// pid cannot mean anybody else.
+    pub fn clear(&self, at: usize) {
+        self.slots[at].pid.store(0, Ordering::Release);
+    }
+
+    /// Where the keeper with this pid stands.
+    pub fn find(&self, pid: i32) -> Option<usize> {
+        self.position(|slot| slot.pid.load(Ordering::Acquire) == pid)
+    }
+
+    /// Where the keeper with this id stands.
+    pub fn find_id(&self, id: u32) -> Option<usize> {
+        self.position(|slot| slot.pid.load(Ordering::Acquire) != 0 && slot.id.load(Ordering::Acquire) == id)
+    }
+
+    pub fn pid(&self, at: usize) -> i32 {
+        self.slots[at].pid.load(Ordering::Acquire)
+    }
+
+    pub fn id(&self, at: usize) -> u32 {
+        self.slots[at].id.load(Ordering::Acquire)
+    }
+
+    /// How long a keeper may take to end its tree once its runtime or guardian is gone.
+    pub fn allowance(&self, at: usize) -> Duration {
+        Duration::from_millis(u64::from(self.slots[at].grace_ms.load(Ordering::Acquire))) + PATIENCE
+    }
+
+    /// The places in use and their keepers' pids.
+    pub fn keepers(&self) -> impl Iterator<Item = (usize, i32)> {
+        self.used().map(|(at, slot)| (at, slot.pid.load(Ordering::Acquire))).filter(|&(_, pid)| pid != 0)
+    }
+}

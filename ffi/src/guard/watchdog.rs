@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! The guardian's parent, which acts when the guardian cannot.
+//!
+//! - It starts the guardian and waits for its end.
+//! - If the guardian ends before its time, whatever it leaves behind is ended.
+//! - If the runtime is gone and the guardian does not leave in time, the guardian is ended.
+
+use crate::guard::guardian;
+use crate::guard::keeper::lower_oom_score;
+use crate::guard::table::{PATIENCE, Table};
+use crate::kernel::sys::helper::{self, Forked, Title};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal};
+use std::time::{Duration, Instant};
+
+/// What the runtime starts a watchdog with, by number (runtime/launch.rs):
+/// the guardian's socket, one that only says by its end that the runtime is
+/// gone, the library itself, and the runtime's pidfd.
+const REQUESTS: i32 = 3;
+const END_OF_RUNTIME: i32 = 4;
+const RUNTIME: i32 = 6;
+const FIRST_STRANGER: u32 = 7;
+
+/// The life of a watchdog: all of the process.
+pub fn main(title: &Title) -> ! {
+    helper::settle_signals();
+    let _ = rustix::thread::set_name(c"proton-watchdog");
+    helper::exit(i32::from(live(title).is_err()))
+}
+
+fn live(title: &Title) -> Result<(), Errno> {
+    helper::close_from(FIRST_STRANGER)?;
+    let [requests, end, runtime] = [REQUESTS, END_OF_RUNTIME, RUNTIME].map(helper::adopt);
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    rustix::process::chdir("/")?; // no file system of the runtime's is kept busy
+    lower_oom_score();
+    raise_descriptor_limit();
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let table = Table::new()?;
+    let guardian = match helper::fork()? {
+        Forked::Child => guardian::main(requests, runtime, table, title),
+        Forked::Parent(pid) => Pid::from_raw(pid).ok_or(Errno::CHILD)?,
+    };
+    title.show("proton-watchdog");
+    // The guardian's socket must end with the guardian; the library is not needed any more.
+    let [end, runtime, guardian] = {
+        let guardian = rustix::process::pidfd_open(guardian, PidfdFlags::empty())?;
+        drop(requests);
+        helper::keep_only([end, runtime, guardian])?
+    };
+    let events = helper::child_events()?;
+    watch(&end, &runtime, &guardian, table)?;
+    guardian::outlive(table, &events)
+}
+
+/// One leash per child and no other use: the helpers may have as many as they are allowed.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // the soft one serves as well
+}
+
+/// Until the guardian has ended. Once the runtime is gone it has as long as its slowest keeper and a bit.
+fn watch(end: &OwnedFd, runtime: &OwnedFd, guardian: &OwnedFd, table: Table) -> Result<(), Errno> {
+    let mut limit: Option<Instant> = None;
+    loop {
+        let left = limit.map(|at| at.saturating_duration_since(Instant::now()));
+        let mut waiting = vec![PollFd::new(guardian, PollFlags::IN)];
+        if limit.is_none() {
+            waiting.push(PollFd::new(end, PollFlags::IN));
+            waiting.push(PollFd::new(runtime, PollFlags::IN));
+        }
+        match rustix::event::poll(&mut waiting, left.and_then(|d| Timespec::try_from(d).ok()).as_ref()) {
+            Err(Errno::INTR) => continue,
+            other => other.map(drop)?,
+        }
+        if !waiting[0].revents().is_empty() {
+            return Ok(());
+        }
+        if limit.is_none() && waiting[1..].iter().any(|fd| !fd.revents().is_empty()) {
+            let slowest = table.keepers().map(|(at, _)| table.allowance(at)).max().unwrap_or(Duration::ZERO);
+            limit = Some(Instant::now() + slowest + PATIENCE);
+        }
+        if limit.is_some_and(|at| at <= Instant::now()) {
+            let _ = rustix::process::pidfd_send_signal(guardian, Signal::KILL); // ESRCH: it has just ended
+        }
+    }
+}

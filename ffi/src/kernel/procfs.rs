@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! What /proc says of a process: its state, its parent, its children.
+//! (proc_pid_stat(5), proc_tid_children(5).) Whatever has just ended reads as
+//! absent, which is no error here.
+
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
+use std::mem::MaybeUninit;
+
+/// A line of /proc/PID/stat, as far as it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    pub comm: [u8; 16],
+    pub state: u8,
+    pub parent: i32,
+    pub threads: u32,
+}
+
+impl Stat {
+    /// Nothing of it runs any more: a zombie without living threads.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
+    }
+}
+
+/// Reads a whole small file, emptying `into` first.
+pub fn read(path: &str, into: &mut Vec<u8>) -> Result<(), Errno> {
+    into.clear();
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    loop {
+        let have = into.len();
+        into.resize(have + 1024, 0);
+        let got = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut into[have..]))?;
+        into.truncate(have + got);
+        if got == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// The state of `pid`; `None` when it is gone.
+pub fn stat(pid: i32) -> Option<Stat> {
+    let mut text = Vec::new();
+    read(&format!("/proc/{pid}/stat"), &mut text).ok()?;
+    parse_stat(&text)
+}
+
+/// The name stands in parentheses and may hold any byte, parentheses too: the last one ends it.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let open = text.iter().position(|&b| b == b'(')?;
+    let close = text.iter().rposition(|&b| b == b')')?;
+    let name = text.get(open + 1..close)?;
+    let mut comm = [0; 16];
+    let n = name.len().min(15);
+    comm[..n].copy_from_slice(&name[..n]);
+    let mut fields = text.get(close + 1..)?.split(|&b| b == b' ').filter(|f| !f.is_empty());
+    let state = *fields.next()?.first()?;
+    let parent = number(fields.next()?)?;
+    let threads = number(fields.nth(15)?)? as u32; // field 20; 5 is next
+    Some(Stat { comm, state, parent, threads })
+}
+
+fn number(text: &[u8]) -> Option<i32> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+/// Who traces `pid`; 0 for nobody.
+pub fn tracer(pid: i32) -> i32 {
+    let mut text = Vec::new();
+    if read(&format!("/proc/{pid}/status"), &mut text).is_err() {
+        return 0;
+    }
+    let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"));
+    line.and_then(number).unwrap_or(0)
+}
+
+/// Appends the children of all tasks of `pid`. Reading only the main thread's
+/// list would miss what other threads have forked.
+pub fn children(pid: i32, threads: u32, into: &mut Vec<i32>) {
+    if threads <= 1 {
+        return children_of_task(pid, pid, into);
+    }
+    let Ok(tasks) = rustix::fs::open(
+        format!("/proc/{pid}/task"),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
+        return; // ended
+    };
+    let mut space = [MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(tasks, &mut space);
+    while let Some(Ok(entry)) = entries.next() {
+        if let Some(tid) = number(entry.file_name().to_bytes()) {
+            children_of_task(pid, tid, into);
+        }
+    }
+}
+
+fn children_of_task(pid: i32, tid: i32, into: &mut Vec<i32>) {
+    let mut text = Vec::new();
+    if read(&format!("/proc/{pid}/task/{tid}/children"), &mut text).is_ok() {
+        into.extend(text.split(|&b| b == b' ').filter_map(number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let line = b"42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 100 0 0";
+        let stat = parse_stat(line).expect("a stat line");
+        assert_eq!((stat.state, stat.parent, stat.threads), (b'S', 7, 3));
+        assert!(stat.comm.starts_with(b"a) b (c\0"));
+    }
+
+    #[test]
+    fn a_zombie_leader_with_living_threads_has_not_ended() {
+        let of = |state, threads| Stat { comm: [0; 16], state, parent: 1, threads };
+        assert!(of(b'Z', 1).has_ended());
+        assert!(!of(b'Z', 2).has_ended());
+        assert!(!of(b'S', 1).has_ended());
+    }
+
+    #[test]
+    fn nonsense_is_absent() {
+        for text in [&b""[..], b"1", b"1 (", b"1 (x", b")(", b"1 (x) ", b"1 (x) S y"] {
+            assert_eq!(parse_stat(text), None);
+        }
+    }
+
+    #[test]
+    fn children_of_every_thread_are_found() {
+        let mut child = std::thread::spawn(|| {
+            std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts")
+        })
+        .join()
+        .expect("the thread ends");
+        // The thread that forked has ended, so the child is another task's now.
+        let me = std::process::id() as i32;
+        let mut found = Vec::new();
+        children(me, 2, &mut found);
+        assert!(found.contains(&(child.id() as i32)));
+        child.kill().expect("it can be killed");
+        child.wait().expect("it is reaped");
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! SEQPACKET sockets that carry one record a packet, and file descriptors with it.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+/// The most descriptors that one packet of ours carries.
+pub const FDS_MAX: usize = 8;
+
+/// Who sent a packet, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    pub pid: i32,
+    pub uid: u32,
+}
+
+/// One packet.
+pub struct Packet {
+    pub len: usize,
+    pub fds: Vec<OwnedFd>,
+    /// Present on sockets with [`tell_senders`].
+    pub sender: Option<Sender>,
+}
+
+/// A connected pair, close-on-exec.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Has the kernel attach the sender's credentials to every packet received here.
+pub fn tell_senders(socket: impl AsFd) -> Result<(), Errno> {
+    net::sockopt::set_socket_passcred(socket, true)
+}
+
+/// Sends one packet without waiting; EAGAIN when the queue is full, EPIPE when
+/// the other end is gone.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::INVAL);
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::io::retry_on_intr(|| net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags)).map(drop)
+}
+
+/// Receives one packet without waiting. `Ok(None)` is the end of the stream. A
+/// packet larger than `buffer`, or with more than [`FDS_MAX`] descriptors, is
+/// EMSGSIZE: nothing of ours sends such.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX), ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = rustix::io::retry_on_intr(|| {
+        net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
+    })?;
+    let mut packet = Packet { len: got.bytes, fds: Vec::new(), sender: None };
+    for message in control.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(fds) => packet.fds.extend(fds),
+            RecvAncillaryMessage::ScmCredentials(c) => {
+                packet.sender = Some(Sender { pid: c.pid.as_raw_nonzero().get(), uid: c.uid.as_raw() });
+            }
+            _ => {}
+        }
+    }
+    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(Errno::MSGSIZE);
+    }
+    // A SEQPACKET peer that closed reads as zero bytes; nothing of ours sends an empty packet.
+    Ok((packet.len > 0).then_some(packet))
+}

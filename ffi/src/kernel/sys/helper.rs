@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! Raw calls of the helper processes, which have one thread each.
+
+use crate::kernel::wire::Wait;
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use rustix::io::Errno;
+use std::ffi::c_int;
+
+/// Signals that no helper obeys: the runtime alone decides when trees end.
+pub const IGNORED: [c_int; 10] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGPIPE,
+];
+
+fn last_errno() -> Errno {
+    Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// What a libc call that says -1 on error returned.
+fn checked(result: c_int) -> Result<c_int, Errno> {
+    if result < 0 { Err(last_errno()) } else { Ok(result) }
+}
+
+/// The first act of the watchdog: SIGCHLD to default (an ignored SIGCHLD
+/// survives exec and loses exit codes), everything else too, then ignore what
+/// helpers ignore, and block SIGCHLD for [`child_events`].
+pub fn settle_signals() {
+    for signal in 1..=64 {
+        // SAFETY: plain dispositions, no handler is installed. The kernel refuses KILL, STOP and libc its own two.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    for signal in IGNORED {
+        // SAFETY: as above.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let set = only_sigchld();
+    // SAFETY: `set` is initialised and outlives the call; the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+}
+
+fn only_sigchld() -> libc::sigset_t {
+    // SAFETY: a signal set is plain bits; all zero is a valid value.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is valid and ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    // SAFETY: as above, SIGCHLD is a valid number.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
+    set
+}
+
+/// A descriptor that is readable while a SIGCHLD is pending.
+pub fn child_events() -> Result<OwnedFd, Errno> {
+    let set = only_sigchld();
+    // SAFETY: `set` is initialised and outlives the call.
+    let fd = checked(unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+    Ok(adopt(fd))
+}
+
+/// Takes a descriptor number that this process was started with, or that a call just returned.
+pub fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: callers pass a number that is open and that nothing else in this process owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Who came back from [`fork`].
+pub enum Forked {
+    Child,
+    Parent(i32),
+}
+
+/// Copies this process. Only helpers call it, and helpers have one thread, so
+/// the copy may do whatever the original may.
+pub fn fork() -> Result<Forked, Errno> {
+    // SAFETY: the caller is single-threaded (see above): no lock can be held by another thread.
+    match checked(unsafe { libc::fork() })? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid)),
+    }
+}
+
+/// Ends this process at once: no destructor, no exit handler of a copied host.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: always allowed; never returns.
+    unsafe { libc::_exit(code) }
+}
+
+/// Keeps just `wanted`, renumbered to 3, 4, ...; everything else above 2 is closed.
+pub fn keep_only<const N: usize>(wanted: [OwnedFd; N]) -> Result<[OwnedFd; N], Errno> {
+    // First out of the way of the targets, so that no dup3 lands on a source.
+    let high = wanted.map(|fd| {
+        let copy = rustix::io::fcntl_dupfd_cloexec(&fd, 3 + N as RawFd);
+        std::mem::forget(fd); // closed with the rest below
+        copy
+    });
+    let mut numbers = [0; N];
+    for (i, fd) in high.into_iter().enumerate() {
+        let fd = fd?;
+        let target = 3 + i as c_int;
+        // SAFETY: both numbers are valid; whatever was open at `target` belongs to the copied parent and is not used.
+        checked(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) })?;
+        std::mem::forget(fd); // closed with the rest below
+        numbers[i] = target;
+    }
+    close_from(3 + N as u32)?;
+    Ok(numbers.map(adopt))
+}
+
+/// Closes every descriptor from `first` on. Owners of those numbers must not be dropped afterwards.
+pub fn close_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: three integers; see the note on owners above.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    if result == 0 {
+        return Ok(());
+    }
+    // Kernels before 5.9, and seccomp filters that refuse it.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 16);
+    for fd in first..limit.min(1 << 20) as u32 {
+        // SAFETY: as above; a number that is not open is EBADF and ignored.
+        unsafe { libc::close(fd as c_int) };
+    }
+    Ok(())
+}
+
+/// What [`wait`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub pid: i32,
+    pub wait: Wait,
+}
+
+/// Whose end is asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose {
+    Any,
+    Pid(i32),
+}
+
+/// waitid(2) without waiting: the next ended child, left as a zombie where
+/// `leave` is set. `Ok(None)`: none has ended; ECHILD: there is none at all.
+pub fn wait(whose: Whose, leave: bool) -> Result<Option<Ended>, Errno> {
+    // SAFETY: siginfo_t is plain data; all zero is a valid value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let (kind, id) = match whose {
+        Whose::Any => (libc::P_ALL, 0),
+        Whose::Pid(pid) => (libc::P_PID, pid as libc::id_t),
+    };
+    // WALL, as a child may have been cloned without an exit signal.
+    let keep = if leave { libc::WNOWAIT } else { 0 };
+    let options = libc::WEXITED | libc::WNOHANG | libc::__WALL | keep;
+    // SAFETY: `info` is ours and outlives the call.
+    checked(unsafe { libc::waitid(kind, id, &raw mut info, options) })?;
+    // SAFETY: waitid fills these fields, and leaves the pid 0 where nothing has ended.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let wait = if info.si_code == libc::CLD_EXITED { Wait::Code(status) } else { Wait::Signal(status) };
+    Ok((pid != 0).then_some(Ended { pid, wait }))
+}
+
+/// What the reaped descendants of this process used, all together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    pub user_us: u64,
+    pub system_us: u64,
+    pub max_rss_bytes: u64,
+}
+
+/// getrusage(2) with RUSAGE_CHILDREN.
+pub fn usage_of_children() -> Usage {
+    // SAFETY: rusage is plain data; all zero is a valid value.
+    let mut raw: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `raw` is ours and outlives the call, which cannot fail with these arguments.
+    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut raw) };
+    let micros = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+    Usage {
+        user_us: micros(raw.ru_utime),
+        system_us: micros(raw.ru_stime),
+        max_rss_bytes: raw.ru_maxrss as u64 * 1024,
+    }
+}
+
+/// Memory that this process and all that it forks see together, zeroed, never unmapped.
+pub fn shared_zeroed<T: Sync>(count: usize) -> Result<&'static [T], Errno> {
+    let bytes = count * size_of::<T>();
+    let protection = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+    let flags = rustix::mm::MapFlags::SHARED | rustix::mm::MapFlags::NORESERVE;
+    // SAFETY: a fresh anonymous mapping at a place of the kernel's choice.
+    let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, protection, flags) }?;
+    // SAFETY: mapped just now with `bytes` bytes, page-aligned, zero, and never unmapped; `T` is made of atomics
+    // (the one caller), for which zero is valid and sharing sound.
+    Ok(unsafe { std::slice::from_raw_parts(start.cast::<T>(), count) })
+}
+
+/// A stack with an unmapped page below it, gone when dropped.
+pub struct Stack {
+    start: *mut std::ffi::c_void,
+    bytes: usize,
+}
+
+const GUARD: usize = 64 * 1024;
+
+impl Stack {
+    pub fn new(bytes: usize) -> Result<Self, Errno> {
+        let whole = bytes + GUARD;
+        let (read, write) = (rustix::mm::ProtFlags::READ, rustix::mm::ProtFlags::WRITE);
+        let flags = rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE;
+        // SAFETY: a fresh anonymous mapping at a place of the kernel's choice.
+        let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), whole, read | write, flags) }?;
+        let stack = Stack { start, bytes: whole };
+        // SAFETY: the lowest part of the mapping made just now, which nothing uses yet.
+        unsafe { rustix::mm::mprotect(start, GUARD, rustix::mm::MprotectFlags::empty()) }?;
+        Ok(stack)
+    }
+
+    /// The lowest usable address and the length above it.
+    pub fn usable(&self) -> (u64, u64) {
+        (self.start as u64 + GUARD as u64, (self.bytes - GUARD) as u64)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; whoever ran on it has exec'ed or ended (its owner's duty).
+        let _ = unsafe { rustix::mm::munmap(self.start, self.bytes) };
+    }
+}
+
+/// The process's own command line as `ps` shows it, rewritten in place.
+pub struct Title {
+    text: *mut u8,
+    len: usize,
+}
+
+impl Title {
+    /// # Safety
+    ///
+    /// `text` points at `len` bytes of this process's argument area, which
+    /// nothing reads or writes any more.
+    pub unsafe fn new(text: *mut u8, len: usize) -> Self {
+        Title { text, len }
+    }
+
+    /// Shows `title`, cut to what fits; the rest of the area is cleared.
+    pub fn show(&self, title: &str) {
+        for i in 0..self.len {
+            let byte = title.as_bytes().get(i).copied().unwrap_or(0);
+            // SAFETY: within the area that `new` was promised; volatile, as only the kernel reads it.
+            unsafe { write_byte(self.text, i, byte) };
+        }
+    }
+}
+
+/// # Safety
+///
+/// `start + i` is a writable byte of this process.
+unsafe fn write_byte(start: *mut u8, i: usize, byte: u8) {
+    // SAFETY: within one area, by the caller's promise.
+    let at = unsafe { start.add(i) };
+    // SAFETY: as above.
+    unsafe { at.write_volatile(byte) };
+}

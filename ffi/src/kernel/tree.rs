@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! Signalling and ending everything below this process.
+//!
+//! The loop that converges even against fork bombs: *signal first, then read
+//! the children of all its tasks, reap nothing until a sweep finds nothing
+//! new*. A process with a pending SIGKILL cannot finish a fork, so what is read
+//! after the signal is complete; and a zombie keeps its slot of RLIMIT_NPROC
+//! and pids.max, so every kill starves the bomb, where reaping at once would
+//! hand the slot back.
+//!
+//! The caller is a child subreaper with SIGCHLD at its default: whatever is
+//! orphaned below it becomes its child, and only it reaps its children.
+
+use crate::kernel::procfs;
+use crate::kernel::sys::helper::{self, Whose};
+use crate::kernel::wire::{Reason, SURVIVORS_MAX, Survivor, Wait};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// What is below this process, seen as one tree to signal or to end.
+pub struct Tree<'a> {
+    /// Direct children that are not to be touched: their whole trees are left alone.
+    pub spare: &'a dyn Fn(i32) -> bool,
+    /// A direct child that is signalled with the rest but never reaped here:
+    /// its zombie keeps its pid and its group from being used again.
+    pub hold: Option<i32>,
+}
+
+/// How an attempt to end everything went.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Processes that were reaped after dying of SIGKILL.
+    pub killed: u32,
+    /// Empty when nothing but the spared is left.
+    pub survivors: Vec<Survivor>,
+}
+
+impl Tree<'_> {
+    fn children(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        procfs::children(std::process::id() as i32, 1, &mut found);
+        found.retain(|&pid| !(self.spare)(pid));
+        found
+    }
+
+    /// Nothing is left: no child but the spared ones and the held one's zombie.
+    /// This list is exact, since only this process removes its children from
+    /// it, and orphans enter it before the end of their parent can be seen.
+    pub fn is_empty(&self) -> bool {
+        self.children().into_iter().all(|pid| {
+            self.hold == Some(pid) && procfs::stat(pid).is_none_or(|stat| stat.has_ended())
+        })
+    }
+
+    /// Sends `signal` once to everything. Returns how many got it.
+    pub fn signal(&self, signal: Signal) -> u32 {
+        let mut sweep = Sweep::new(signal);
+        // What forks while we walk shows up in the next round; a round limit,
+        // as this signal need not stop anybody from forking.
+        for _ in 0..4 {
+            if sweep.round(self) == 0 {
+                break;
+            }
+        }
+        sweep.reached
+    }
+
+    /// Kills everything and proves it gone: no child is left, or `deadline`
+    /// has passed and the rest is named.
+    pub fn end(&self, deadline: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut pause = Duration::from_micros(200);
+        loop {
+            let mut sweep = Sweep::new(Signal::KILL);
+            while sweep.round(self) > 0 && Instant::now() < deadline {}
+            outcome.killed += self.reap();
+            if self.is_empty() {
+                return outcome;
+            }
+            if Instant::now() >= deadline {
+                outcome.survivors = self.survivors(&sweep.refused);
+                return outcome;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
+    }
+
+    /// Reaps every child that has ended, by its pid. Returns how many had died of SIGKILL.
+    pub fn reap(&self) -> u32 {
+        let others = self.children().into_iter().filter(|&pid| self.hold != Some(pid));
+        let ended = others.filter_map(|pid| helper::wait(Whose::Pid(pid), false).ok()?);
+        ended.filter(|e| e.wait == Wait::Signal(libc::SIGKILL)).count() as u32
+    }
+
+    /// Names what is left.
+    fn survivors(&self, refused: &HashSet<i32>) -> Vec<Survivor> {
+        let mut work = self.children();
+        let mut named = Vec::new();
+        let mut walked = HashSet::new();
+        while let Some(pid) = work.pop() {
+            if named.len() == SURVIVORS_MAX || !walked.insert(pid) {
+                continue;
+            }
+            let Some(stat) = procfs::stat(pid) else { continue };
+            if self.hold == Some(pid) && stat.has_ended() {
+                continue;
+            }
+            let tracer = procfs::tracer(pid);
+            let reason = match (refused.contains(&pid), tracer) {
+                (true, _) => Reason::NotPermitted,
+                (false, 0) => Reason::Uninterruptible,
+                (false, _) => Reason::Traced,
+            };
+            named.push(Survivor { pid, reason, tracer, comm: stat.comm });
+            procfs::children(pid, stat.threads, &mut work);
+        }
+        named
+    }
+}
+
+/// One walk over the tree, repeated until it finds nobody new.
+struct Sweep {
+    signal: Signal,
+    seen: HashSet<i32>,
+    refused: HashSet<i32>,
+    reached: u32,
+}
+
+impl Sweep {
+    fn new(signal: Signal) -> Self {
+        Sweep { signal, seen: HashSet::new(), refused: HashSet::new(), reached: 0 }
+    }
+
+    /// Walks the tree once; how many it had not seen before.
+    fn round(&mut self, tree: &Tree) -> u32 {
+        let me = std::process::id() as i32;
+        let mut fresh = 0;
+        let mut work: Vec<(i32, i32)> = tree.children().into_iter().map(|pid| (pid, me)).collect();
+        let mut walked = HashSet::new();
+        while let Some((pid, parent)) = work.pop() {
+            if !walked.insert(pid) {
+                continue;
+            }
+            let Some(stat) = self.visit(pid, parent, me, &mut fresh) else { continue };
+            let mut found = Vec::new();
+            procfs::children(pid, stat.threads, &mut found);
+            work.extend(found.into_iter().map(|child| (child, pid)));
+        }
+        fresh
+    }
+
+    /// Signals `pid` if it is new and still ours.
+    fn visit(&mut self, pid: i32, parent: i32, me: i32, fresh: &mut u32) -> Option<procfs::Stat> {
+        // A pid from a list may have been freed and given to a stranger (a
+        // parent that ignores SIGCHLD reaps behind our back): hold a pidfd
+        // first, then look at the parent. If the held process has ended since,
+        // the signal finds nobody.
+        let handle = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        let stat = procfs::stat(pid)?;
+        if stat.parent != parent && stat.parent != me {
+            return None; // re-parented: the next round finds it below its new parent
+        }
+        if stat.has_ended() {
+            return None; // has no children any more
+        }
+        if self.seen.insert(pid) {
+            *fresh += 1;
+            match rustix::process::pidfd_send_signal(&handle, self.signal) {
+                Ok(()) => self.reached += 1,
+                Err(Errno::SRCH) => return None,
+                Err(_) => {
+                    self.refused.insert(pid);
+                }
+            }
+            // Its threads may have changed until the signal stood: read again.
+            return procfs::stat(pid).or(Some(stat));
+        }
+        Some(stat)
+    }
+}

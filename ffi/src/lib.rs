@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! The native side of proton-stream, lowest layer first.
+
+/// What both the runtime's side and the helpers' side stand on.
+pub mod kernel {
+    pub mod procfs;
+    pub mod socket;
+    pub mod sys;
+    pub mod tree;
+    pub mod wire;
+}
+
+/// The helper processes.
+pub mod guard {
+    pub mod child;
+    pub mod guardian;
+    pub mod keeper;
+    pub mod table;
+    pub mod watchdog;
+}
+
+/// How one gets in.
+pub mod doors {
+    pub mod entry;
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * The layer tables: which file may import which. `scripts/check` holds the
+ * tree to them. A row may import the rows below it; files of one row never
+ * import each other; a file in no row is an error, an absent file is not.
+ *
+ * @module
+ */
+
+/** Rows from top to bottom; each names the files that stand side by side. */
+export type Rows = readonly (readonly string[])[];
+
+/** The TypeScript side, one column. */
+export const typescript: Rows = [
+  ["mod.ts"],
+  ["src/supervisor.ts"],
+  ["src/server.ts"],
+  ["src/command.ts"],
+  ["src/port.ts"],
+  ["src/process.ts"],
+  ["src/mailbox.ts"],
+  ["src/streams.ts", "src/cgroup.ts", "src/doctor.ts"],
+  ["src/native/load.ts"],
+  ["src/native/isolate.ts"],
+  ["src/native/deno.ts", "src/native/napi.ts"],
+  ["src/native/bindings.ts"],
+  ["src/native/abi.ts"],
+  ["src/core.ts"],
+  ["src/options.ts"],
+  ["src/limits.ts"],
+  ["src/status.ts"],
+  ["src/errors.ts"],
+];
+
+/** Files that only the named ones may import, however high others stand. */
+export const reserved: Readonly<Record<string, readonly string[]>> = {
+  "src/native/bindings.ts": ["src/native/deno.ts"],
+};
+
+/** Where `Deno`, `Bun`, `node:` and `bun:` may be named. */
+export const runtimeFolder = "src/native/";
+
+/**
+ * The Rust side, by modules below `ffi/src`; a module stands for its folder,
+ * too. What runs in the runtime and what runs in the helper processes are two
+ * columns that never import each other; both stand on the kernel.
+ */
+export const rust: { columns: readonly Rows[]; base: Rows } = {
+  columns: [
+    [["doors/abi", "doors/napi"], ["runtime/launch"], ["runtime/reactor"], ["runtime/handle"]],
+    [["doors/entry"], ["guard/watchdog"], ["guard/guardian"], ["guard/keeper"], ["guard/child"]],
+  ],
+  base: [
+    ["kernel/tree", "kernel/cgroup"],
+    ["kernel/wire", "kernel/socket"],
+    ["kernel/error"],
+    ["kernel/sys"],
+  ],
+};
+
+/** Rust files that stand outside the tables: the module list and the programs. */
+export const rustFree: readonly string[] = ["ffi/src/lib.rs", "ffi/src/bin/"];
+
+/** Where the keyword `unsafe` may stand. */
+export const unsafePlaces: readonly string[] = [
+  "ffi/src/doors/",
+  "ffi/src/guard/child.rs",
+  "ffi/src/kernel/sys.rs",
+  "ffi/src/kernel/sys/",
+];

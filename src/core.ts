@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * What the native side can do for one isolate, in bytes and numbers. The only
+ * seam between the TypeScript that knows promises and streams and the native
+ * library that knows processes: tests hand in a fake, `native/load.ts` hands
+ * in the real one.
+ *
+ * @module
+ */
+
+import type { Spec } from "./options.ts";
+import type { Cause, Ending, Guards, Survivor } from "./status.ts";
+
+export type { Guards, Survivor };
+
+/** One of the child's three standard streams, by its number. */
+export type StdioNumber = 0 | 1 | 2;
+
+/** A port on the native side. Never reused while it is valid; a stale one is an error, never another port. */
+export type Handle = number;
+
+/** Who is signalled: the child alone, its process group, or every descendant. */
+export type Scope = "child" | "group" | "tree";
+
+/** Everything the native side knows of a port; later events only add to it. */
+export interface Report extends Ending {
+  /** The child's process id; 0 until it runs. */
+  pid: number;
+  /** False where the child joined the runtime's own process group (it is in a terminal's foreground). */
+  ownGroup: boolean;
+  /** Why it did not start, where it did not. */
+  failure: { stage: string; errno: number } | null;
+  /** True once the tree is proven gone, or `survivors` names what is left. */
+  done: boolean;
+  /** True where output was thrown away because nobody was to read it any more. */
+  discarded: boolean;
+}
+
+/**
+ * Called on the isolate's own thread, never from inside a call to {@link Core}.
+ * A listener that throws does not disturb other ports: the error is reported
+ * as uncaught.
+ */
+export interface PortEvents {
+  /** The program runs, or `report.failure` says why not. Called exactly once. */
+  started(report: Report): void;
+  /** The child itself has ended; descendants may still be running. At most once. */
+  exited(report: Report): void;
+  /** The tree is gone or `report.survivors` names what is left. Exactly once after a successful start; not after a failed one. */
+  done(report: Report): void;
+  /** An armed stream may be read from (1, 2) or written to (0). Each `arm` is answered at most once. */
+  ready(stream: StdioNumber): void;
+}
+
+/** The native side as one isolate sees it. */
+export interface Core {
+  /**
+   * The absolute path that `spec` will execute: looked up as execvpe(3) does,
+   * in the child's own PATH and working directory, and allowed by the
+   * runtime's permissions.
+   *
+   * Starts it and returns at once; the outcome comes as `started`.
+   *
+   * @throws {SpawnError} when there is no such program or directory, or no guardian can be had.
+   * @throws {PermissionError} when the runtime's permissions refuse it.
+   * @throws {NativeError} when the library failed.
+   */
+  spawn(spec: Spec, events: PortEvents): Handle;
+  /**
+   * Reads into `into` (never empty) without waiting.
+   *
+   * @returns bytes read, 0 at the end of the stream, or a negative errno (-11, EAGAIN: nothing now, call {@link arm}).
+   */
+  read(port: Handle, stream: 1 | 2, into: Uint8Array): number;
+  /** Writes to the child's stdin without waiting. Returns bytes taken or a negative errno (-11 EAGAIN, -32 EPIPE). */
+  write(port: Handle, bytes: Uint8Array): number;
+  /** Asks for one `ready(stream)`. */
+  arm(port: Handle, stream: StdioNumber): void;
+  /** Closes our end of one stream: half-close for stdin, cancel for the others. Idempotent. */
+  shut(port: Handle, stream: StdioNumber): void;
+  /** Signals the child, its group or its tree; resolves to 0 or a negative errno (-3 ESRCH: it is gone). */
+  signal(port: Handle, signal: number, scope: Scope): Promise<number>;
+  /**
+   * Ends the tree: first signal, `graceMs`, SIGKILL. Idempotent; the first
+   * cause wins. Unless `cause` is `"timeout"`, unread output is thrown away
+   * from now on (the child's handlers may write while nobody reads).
+   * After `deadlineMs` the port is done with what survives named.
+   */
+  close(port: Handle, cause: Cause, graceMs: number, deadlineMs: number): void;
+  /** The state now. */
+  report(port: Handle): Report;
+  /** Gives the handle up. A port that is not done is ended as by its owner's end. Idempotent. */
+  release(port: Handle): void;
+  /** One more reason for the event loop to stay alive. */
+  ref(): void;
+  /** One less. */
+  unref(): void;
+  /** The next spawn starts a new guardian. */
+  reset(): void;
+}

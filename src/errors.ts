@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * Every error this package makes, and the one grammar of their messages:
+ * *what: why (CODE): mend*. A class for each different reaction of the caller.
+ *
+ * @module
+ */
+
+/** What an error is made of; the message is put together from it. */
+export interface Fault {
+  /** What could not be done, as a sentence without its end: `Cannot start "frobnicate"`. */
+  what: string;
+  why: string;
+  /** An errno name such as `"ENOENT"`, or a name of ours such as `"ECLOSED"`. */
+  code: string;
+  /** What the caller can do about it. */
+  mend: string;
+  /** The call that failed, such as `"open"`. */
+  op: string;
+  /** What it was done to: a command, a path, a stream. */
+  subject: string;
+  cause?: unknown;
+}
+
+/** What all error classes of this package have in common. */
+export abstract class ProtonError extends Error {
+  /** The call that failed, such as `"open"`. */
+  readonly op: string;
+  /** What it was done to: a command, a path, a stream. */
+  readonly subject: string;
+  /** An errno name such as `"ENOENT"`, or a name of ours such as `"ECLOSED"`. */
+  readonly code: string;
+
+  constructor(fault: Fault) {
+    const { what, why, code, mend, op, subject, cause } = fault;
+    super(`${what}: ${why} (${code}): ${mend}`, cause === undefined ? undefined : { cause });
+    this.op = op;
+    this.subject = subject;
+    this.code = code;
+  }
+}
+
+/**
+ * The program did not start, and nothing of it is left behind.
+ *
+ * ```ts
+ * import { open, SpawnError } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const error = await open("no-such-program").catch((error) => error);
+ * assertEquals(error instanceof SpawnError, true);
+ * assertEquals([error.stage, error.code], ["program", "ENOENT"]);
+ * ```
+ */
+export class SpawnError extends ProtonError {
+  /** The step that failed, by its name in docs/abi.md: `"program"`, `"cwd"`, `"exec"`, ... */
+  readonly stage: string;
+  /** The system's error number; `code` is its name. */
+  readonly errno: number;
+
+  constructor(fault: Fault & { stage: string; errno: number }) {
+    super(fault);
+    this.stage = fault.stage;
+    this.errno = fault.errno;
+  }
+
+  static {
+    this.prototype.name = "SpawnError";
+  }
+}
+
+/** A containment that was asked for cannot be had on this host; nothing was started. */
+export class ContainmentError extends ProtonError {
+  static {
+    this.prototype.name = "ContainmentError";
+  }
+}
+
+/** Something was used after its end (`ECLOSED`), or by another than its owner (`ENOTOWNER`). */
+export class ClosedError extends ProtonError {
+  /** The bytes that were to be sent and were not, where there are any. */
+  readonly unsent: Uint8Array | null;
+
+  constructor(fault: Fault & { unsent?: Uint8Array | null }) {
+    super(fault);
+    this.unsent = fault.unsent ?? null;
+  }
+
+  static {
+    this.prototype.name = "ClosedError";
+  }
+}
+
+/** A selective `receive` waits for a message that a full window keeps from coming. */
+export class WindowFullError extends ProtonError {
+  static {
+    this.prototype.name = "WindowFullError";
+  }
+}
+
+/** The child no longer reads its stdin. */
+export class BrokenPipeError extends ProtonError {
+  static {
+    this.prototype.name = "BrokenPipeError";
+  }
+}
+
+/** The runtime's own permissions refuse it. */
+export class PermissionError extends ProtonError {
+  static {
+    this.prototype.name = "PermissionError";
+  }
+}
+
+/** The native library is missing, is not the one this code was made for, or failed. */
+export class NativeError extends ProtonError {
+  static {
+    this.prototype.name = "NativeError";
+  }
+}
+
+/** A process that a teardown could not end. */
+export interface Survivor {
+  pid: number;
+  /** The kernel's name of the process, at most 15 bytes. */
+  comm: string;
+  reason: "EPERM" | "uninterruptible" | "traced";
+  /** The process that traces it, where `reason` is `"traced"`. */
+  tracer?: number;
+}
+
+/** `close` could not end every process of the tree within its deadline. */
+export class SurvivorsError extends ProtonError {
+  /** The processes that are left, with the reason for each. */
+  readonly survivors: readonly Survivor[];
+
+  constructor(fault: Fault & { survivors: readonly Survivor[] }) {
+    super(fault);
+    this.survivors = fault.survivors;
+  }
+
+  static {
+    this.prototype.name = "SurvivorsError";
+  }
+}
+
+/** An argument of the wrong kind, told in the grammar; it has no errno. */
+export function typeError(what: string, why: string, mend: string): TypeError {
+  return new TypeError(`${what}: ${why}: ${mend}`);
+}
+
+/** An argument of the right kind outside its range, told in the grammar. */
+export function rangeError(what: string, why: string, mend: string): RangeError {
+  return new RangeError(`${what}: ${why}: ${mend}`);
+}
+
+/** `name` quoted for a message, so that spaces and line ends in it are seen. */
+export function quote(name: string): string {
+  return JSON.stringify(name);
+}
+
+/** The one of `known` that `name` was most likely meant to be; null when none is near. */
+export function nearest(name: string, known: readonly string[]): string | null {
+  const plain = (s: string) => s.toLowerCase().replaceAll(/[-_]/g, "");
+  let best: string | null = null;
+  let least = Math.max(2, Math.floor(name.length / 2)) + 1;
+  for (const candidate of known) {
+    const distance = editDistance(plain(name), plain(candidate));
+    if (distance < least) [best, least] = [candidate, distance];
+  }
+  return best;
+}
+
+/** Letters to insert, drop or change until `a` reads `b`. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(change, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
+
+/** Linux's error numbers (x86-64 and aarch64 agree) from 1 on; `-` where a number has no name. */
+const NAMES: readonly string[] = `
+  EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES EFAULT ENOTBLK
+  EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY ETXTBSY EFBIG ENOSPC ESPIPE
+  EROFS EMLINK EPIPE EDOM ERANGE EDEADLK ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP - ENOMSG EIDRM
+  ECHRNG EL2NSYNC EL3HLT EL3RST ELNRNG EUNATCH ENOCSI EL2HLT EBADE EBADR EXFULL ENOANO EBADRQC
+  EBADSLT - EBFONT ENOSTR ENODATA ETIME ENOSR ENONET ENOPKG EREMOTE ENOLINK EADV ESRMNT ECOMM EPROTO
+  EMULTIHOP EDOTDOT EBADMSG EOVERFLOW ENOTUNIQ EBADFD EREMCHG ELIBACC ELIBBAD ELIBSCN ELIBMAX
+  ELIBEXEC EILSEQ ERESTART ESTRPIPE EUSERS ENOTSOCK EDESTADDRREQ EMSGSIZE EPROTOTYPE ENOPROTOOPT
+  EPROTONOSUPPORT ESOCKTNOSUPPORT EOPNOTSUPP EPFNOSUPPORT EAFNOSUPPORT EADDRINUSE EADDRNOTAVAIL
+  ENETDOWN ENETUNREACH ENETRESET ECONNABORTED ECONNRESET ENOBUFS EISCONN ENOTCONN ESHUTDOWN
+  ETOOMANYREFS ETIMEDOUT ECONNREFUSED EHOSTDOWN EHOSTUNREACH EALREADY EINPROGRESS ESTALE EUCLEAN
+  ENOTNAM ENAVAIL EISNAM EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EKEYEXPIRED
+  EKEYREVOKED EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL EHWPOISON
+`.trim().split(/\s+/);
+
+/** What a native call answers when its code panicked; no error number of the system. */
+export const PANIC: number = 4095;
+
+/** The name of an error number: `2` is `"ENOENT"`. */
+export function errnoName(errno: number): string {
+  if (errno === PANIC) return "EPANIC";
+  const name = NAMES[errno - 1];
+  return name === undefined || name === "-" ? `E${errno}` : name;
+}
+
+/** What an error number says by itself, where no better sentence is at hand. */
+const SENTENCES: Readonly<Record<string, string>> = {
+  EPERM: "the system does not permit it",
+  ENOENT: "there is no such file or directory",
+  ESRCH: "there is no such process",
+  EINTR: "it was interrupted",
+  EIO: "the device or file system failed",
+  ENXIO: "there is no such device",
+  EBADF: "it is closed or was never open",
+  ECHILD: "there is no such child",
+  EAGAIN: "a limit on processes or memory is reached for now",
+  ENOMEM: "there is not enough memory",
+  EACCES: "permission is refused",
+  EBUSY: "it is in use",
+  EEXIST: "it exists already",
+  ENODEV: "there is no such device",
+  ENOTDIR: "a part of the path is not a directory",
+  EISDIR: "it is a directory",
+  EINVAL: "the system does not accept it",
+  ENFILE: "the system has no file descriptors left",
+  EMFILE: "this process has no file descriptors left",
+  ENOSPC: "there is no space left",
+  EROFS: "the file system is read-only",
+  EPIPE: "the other end is closed",
+  ENAMETOOLONG: "the name is too long",
+  ENOSYS: "this kernel, or its sandbox, does not know the system call",
+  ELOOP: "too many symbolic links follow one another",
+  ECONNRESET: "the other end is gone",
+  ETIMEDOUT: "it took too long",
+  ECONNREFUSED: "nobody answers",
+  EPANIC: "the native library failed inside",
+};
+
+/** What an error number says by itself, as a clause for a message. */
+export function errnoSentence(errno: number): string {
+  return SENTENCES[errnoName(errno)] ?? `the system answered with error ${errno}`;
+}
+
+const NO_FILE_AT_ALL = ["no such file on PATH", "install it or give an absolute path"] as const;
+const TOO_BIG = [
+  "its arguments and environment together are too long",
+  "pass the data on stdin or in a file",
+] as const;
+const NO_DIRECTORY = ["no such directory", "create it or give another cwd"] as const;
+const NOT_A_DIRECTORY = ["it is not a directory", "give a directory as cwd"] as const;
+const CLOSED_DIRECTORY = [
+  "it may not be entered",
+  "give the user of this process the x permission on it and on every directory above it",
+] as const;
+const TOO_MANY = "wait for other processes to end, or raise the limit (ulimit -u, pids.max)";
+const OUT_OF_FDS = "close ports or files, or raise the limit (ulimit -n)";
+
+/** stage/CODE, stage, or CODE -> why and mend; the first that fits is used. A null why is the errno's own. */
+const START: Readonly<Record<string, readonly [why: string | null, mend: string]>> = {
+  "spec/E2BIG": TOO_BIG,
+  "spec": [
+    "the native library did not understand the request",
+    'build it again with "scripts/build", or reinstall the package',
+  ],
+  "library": [
+    "the native library cannot be opened to run as its guardian",
+    "restart this program if the library was replaced, else build or install it again",
+  ],
+  "guardian/ENOEXEC": [
+    "the program loader of this runtime cannot run the guardian",
+    'build the native library for this machine with "scripts/build"',
+  ],
+  "guardian/EPIPE": ["the guardian ended meanwhile", "try again: a new one is started"],
+  "guardian/ECONNRESET": ["the guardian ended meanwhile", "try again: a new one is started"],
+  "guardian": [
+    "its guardian could not be started",
+    "let this process start others (seccomp, ulimit -u, memory) and read its own /proc",
+  ],
+  "keeper/EAGAIN": [
+    "65,536 processes are kept already, or this user may have no more",
+    `close some; ${TOO_MANY}`,
+  ],
+  "keeper/EPIPE": ["its keeper ended before it ran", "try again; if it was killed, find by whom"],
+  "keeper/ECONNRESET": [
+    "its keeper ended before it ran",
+    "try again; if it was killed, find by whom",
+  ],
+  "cwd/ENOENT": NO_DIRECTORY,
+  "cwd/ENOTDIR": NOT_A_DIRECTORY,
+  "cwd/EACCES": CLOSED_DIRECTORY,
+  "chdir/ENOENT": NO_DIRECTORY,
+  "chdir/ENOTDIR": NOT_A_DIRECTORY,
+  "chdir/EACCES": CLOSED_DIRECTORY,
+  "program/ENOENT": ["no such file", "check the path, or where it is relative, the cwd"],
+  "program/EACCES": [
+    "the file is there but may not be executed",
+    "make it executable (chmod +x) or give another path",
+  ],
+  "program/EISDIR": ["it is a directory", "give the path of a program"],
+  "exec/E2BIG": TOO_BIG,
+  "exec/ENOENT": [
+    "the interpreter that the file names is missing",
+    "install it, or mend the #! line of the file",
+  ],
+  "exec/EACCES": [
+    "the file, its interpreter or its file system may not be executed",
+    "make it executable (chmod +x) or move it off a noexec file system",
+  ],
+  "exec/ENOEXEC": [
+    "it is no program for this machine and has no #! line",
+    "give it a #! line, or start its interpreter with the file as argument",
+  ],
+  "exec/ETXTBSY": ["the file is open for writing", "start it after its writer has closed it"],
+  "exec/EPERM": [
+    "a security policy forbids it",
+    "ask who set the policy (a sandbox, a nosuid mount, a security module)",
+  ],
+  "EAGAIN": [null, TOO_MANY],
+  "EMFILE": [null, OUT_OF_FDS],
+  "ENFILE": [null, OUT_OF_FDS],
+  "ENOMEM": [null, "free memory or raise the limit (ulimit -v, memory.max)"],
+  "ENOSYS": [null, "allow it in the sandbox of this process, or use Linux 5.4 or newer"],
+  "ENAMETOOLONG": [null, "give a shorter path"],
+  "ELOOP": [null, "mend the links"],
+};
+
+/** What was to be started, as far as a message needs it. */
+export interface Launch {
+  command: string;
+  cwd: string | null;
+}
+
+/**
+ * The error for a start that failed at `stage` (docs/abi.md). Its class is
+ * {@link NativeError} where the library is at fault, else {@link SpawnError}.
+ */
+export function startError(
+  failure: { stage: string; errno: number },
+  { command, cwd }: Launch,
+): SpawnError | NativeError {
+  const { stage, errno } = failure;
+  const code = errnoName(errno);
+  const [why, mend] = startReason(stage, code, command);
+  const fault = {
+    what: `Cannot start ${quote(command)}${startPlace(stage, cwd)}`,
+    why: why ?? `${errnoSentence(errno)}, at the step ${quote(stage)}`,
+    code,
+    mend,
+    op: "open",
+    subject: command,
+  };
+  const ours = code === "EPANIC" || stage === "library" || (stage === "spec" && code !== "E2BIG");
+  return ours ? new NativeError(fault) : new SpawnError({ ...fault, stage, errno });
+}
+
+function startReason(
+  stage: string,
+  code: string,
+  command: string,
+): readonly [why: string | null, mend: string] {
+  if (code === "EPANIC") return [null, "report it with what it was asked to do"];
+  if (stage === "program" && code === "ENOENT" && !command.includes("/")) return NO_FILE_AT_ALL;
+  return START[`${stage}/${code}`] ?? START[code] ?? START[stage] ??
+    [null, "check what this process may do (its limits, its sandbox)"];
+}
+
+/** Only where the directory is what failed does the message name it. */
+function startPlace(stage: string, cwd: string | null): string {
+  if (stage !== "cwd" && stage !== "chdir") return "";
+  return cwd === null ? " in the working directory of this process" : ` in ${quote(cwd)}`;
+}

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * The boundary to the native library in TypeScript's words: its calls, and the
+ * records that cross it. docs/abi.md is the contract; decoders here refuse
+ * whatever is not in it.
+ *
+ * @module
+ */
+
+import type { Report, Scope } from "../core.ts";
+import { NativeError, type Survivor } from "../errors.ts";
+import type { Spec, Stdio } from "../options.ts";
+import type { Cause, Ending, Guards } from "../status.ts";
+
+/** The one number that this code and the native library must agree on. */
+export const ABI: number = 1;
+
+/** The raw calls of docs/abi.md. A result below zero is an error number. */
+export interface Door {
+  ps_abi_version(): number;
+  ps_env_open(wake: () => void): number;
+  ps_env_ref(env: number, on: number): number;
+  ps_resolve(env: number, spec: Uint8Array, out: Uint8Array): number;
+  ps_spawn(env: number, spec: Uint8Array, path: Uint8Array, out: Uint8Array): number;
+  ps_drain(env: number, out: Uint8Array): number;
+  ps_report(env: number, port: number, out: Uint8Array): number;
+  ps_read(env: number, port: number, stream: number, out: Uint8Array): number;
+  ps_write(env: number, port: number, bytes: Uint8Array): number;
+  ps_arm(env: number, port: number, stream: number): number;
+  ps_shut(env: number, port: number, stream: number): number;
+  ps_signal(env: number, port: number, signal: number, scope: number): number;
+  ps_signalled(env: number, port: number): number;
+  ps_close(env: number, port: number, cause: number, graceMs: number, deadlineMs: number): number;
+  ps_release(env: number, port: number): number;
+  ps_reset(env: number): number;
+}
+
+/** One runtime's way to the native library, and what it adds to a launch. */
+export interface Host {
+  readonly door: Door;
+  /** The runtime's own view of the environment, where it differs from the process's. */
+  view(): Environment | null;
+  /**
+   * Asks the runtime's permissions.
+   *
+   * @throws {PermissionError} where they refuse `path` or the environment of `spec`.
+   */
+  allow(path: string, spec: Spec): void;
+}
+
+/** Variables as a runtime shows them; one that is `undefined` is not set. */
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What a runtime lets us do before the library is open. Nothing here ever prompts but `open`. */
+export interface Runtime {
+  /** Whether `path` may be read without asking anybody. */
+  mayRead(path: string): boolean;
+  /** An environment variable, where it may be read without asking anybody. */
+  variable(name: string): string | undefined;
+  /**
+   * Loads `file`, once `check` has let its ABI number pass (null: it has none).
+   *
+   * @throws {PermissionError} where the runtime's permissions refuse it.
+   */
+  open(file: string, check: (abi: number | null) => void): Host;
+}
+
+/** Names of the steps of a start, by their numbers. */
+export const STAGES: readonly string[] = [
+  "spec",
+  "library",
+  "guardian",
+  "keeper",
+  "cwd",
+  "program",
+  "stdio",
+  "clone",
+  "group",
+  "rlimit",
+  "umask",
+  "nice",
+  "affinity",
+  "scheduler",
+  "ioprio",
+  "chdir",
+  "pdeathsig",
+  "fds",
+  "signals",
+  "exec",
+  "oom_score_adj",
+];
+
+const STDIO: readonly Stdio[] = ["piped", "inherit", "null"];
+const SCOPES: readonly Scope[] = ["child", "group", "tree"];
+const GUARDS: readonly Guards[] = ["both", "guardian", "none"];
+const REASONS: readonly Survivor["reason"][] = ["EPERM", "uninterruptible", "traced"];
+const CAUSES: readonly Cause[] = [
+  "exit",
+  "close",
+  "timeout",
+  "abort",
+  "owner",
+  "oom",
+  "limit",
+  "guardian",
+];
+
+/** The number of a cause on the native side. */
+export function causeNumber(cause: Cause): number {
+  return CAUSES.indexOf(cause);
+}
+
+/** The number of a scope on the native side. */
+export function scopeNumber(scope: Scope): number {
+  return SCOPES.indexOf(scope);
+}
+
+/** What an event of a port tells; several may come as one. */
+export const EVENT = {
+  started: 1,
+  exited: 2,
+  done: 4,
+  stdin: 8,
+  stdout: 16,
+  stderr: 32,
+  signalled: 64,
+} as const;
+
+const ALL_EVENTS = 127;
+const EVENT_BYTES = 8;
+const SPEC_FLAG = { clearEnv: 1, killOnOwnerDeath: 2, view: 4 } as const;
+const FLAG = { started: 1, failed: 2, exited: 4, done: 8, ownGroup: 16, discarded: 32 } as const;
+const ALL_FLAGS = 63;
+const NO_TIMEOUT = 0xffffffff;
+const REPORT_BYTES = 72;
+const SURVIVOR_BYTES = 28;
+
+/** The launch record. `view` is laid over the native environment, unless that is not used at all. */
+export function encodeSpec(spec: Spec, view: Environment | null = null): Uint8Array {
+  const used = spec.clearEnv ? null : view;
+  const record = new Writer();
+  const flags = (spec.clearEnv ? SPEC_FLAG.clearEnv : 0) |
+    (spec.killOnOwnerDeath ? SPEC_FLAG.killOnOwnerDeath : 0) | (used ? SPEC_FLAG.view : 0);
+  record.u32(ABI).u32(flags);
+  record.u32(spec.graceMs).u32(spec.flushMs).u32(spec.timeoutMs ?? NO_TIMEOUT);
+  for (const stdio of spec.stdio) record.u8(STDIO.indexOf(stdio));
+  record.u8(0).text(spec.command).text(spec.arg0).text(spec.cwd ?? "");
+  record.u32(spec.args.length);
+  for (const arg of spec.args) record.blob(arg);
+  record.u32(spec.env.length);
+  for (const [name, value] of spec.env) {
+    record.text(name).u32(value === null ? 0 : 1).text(value ?? "");
+  }
+  if (used) putView(record, used);
+  return record.bytes();
+}
+
+function putView(record: Writer, view: Environment): void {
+  const variables = Object.entries(view).filter(([name, value]) =>
+    value !== undefined && /^[^=\0]+$/.test(name)
+  );
+  record.u32(variables.length);
+  for (const [name, value] of variables) {
+    // A Worker's copy may hold a NUL; setenv(3) on the main thread would have cut there, too.
+    record.text(name).text(value?.split("\0", 1)[0] ?? "");
+  }
+}
+
+/** Appends fields to a record, which grows as needed. */
+class Writer {
+  #bytes = new Uint8Array(1024);
+  #view = new DataView(this.#bytes.buffer);
+  #length = 0;
+
+  u8(value: number): this {
+    this.#reserve(1);
+    this.#view.setUint8(this.#length, value);
+    this.#length += 1;
+    return this;
+  }
+
+  u32(value: number): this {
+    this.#reserve(4);
+    this.#view.setUint32(this.#length, value, true);
+    this.#length += 4;
+    return this;
+  }
+
+  blob(bytes: Uint8Array): this {
+    this.u32(bytes.length).#reserve(bytes.length);
+    this.#bytes.set(bytes, this.#length);
+    this.#length += bytes.length;
+    return this;
+  }
+
+  text(value: string): this {
+    return this.blob(ENCODER.encode(value));
+  }
+
+  bytes(): Uint8Array {
+    return this.#bytes.subarray(0, this.#length);
+  }
+
+  #reserve(more: number): void {
+    const needed = this.#length + more;
+    if (needed <= this.#bytes.length) return;
+    const grown = new Uint8Array(Math.max(needed, 2 * this.#bytes.length));
+    grown.set(this.#bytes);
+    this.#bytes = grown;
+    this.#view = new DataView(grown.buffer);
+  }
+}
+
+const ENCODER = new TextEncoder();
+const DECODER = new TextDecoder();
+
+/**
+ * A port's state as the native side tells it.
+ *
+ * @throws {NativeError} when `bytes` is not exactly one report.
+ */
+export function decodeReport(bytes: Uint8Array): Report {
+  if (bytes.length < REPORT_BYTES) throw malformed("report", `${bytes.length} bytes long`);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const u32 = (at: number) => view.getUint32(at, true);
+  const i32 = (at: number) => view.getInt32(at, true);
+  const flags = u32(0);
+  if ((flags & ~ALL_FLAGS) !== 0) throw malformed("report", `flagged ${flags}`);
+  const has = (flag: number) => (flags & flag) !== 0;
+  return {
+    pid: i32(4),
+    ownGroup: has(FLAG.ownGroup),
+    failure: has(FLAG.failed) ? { stage: named(STAGES, u32(8), "stage"), errno: i32(12) } : null,
+    wait: decodeWait(u32(16), i32(20)),
+    done: has(FLAG.done),
+    cause: named(CAUSES, u32(24), "cause"),
+    killed: u32(28),
+    ...decodeUsage(view),
+    discarded: has(FLAG.discarded),
+    guards: named(GUARDS, u32(64), "guards"),
+    survivors: decodeSurvivors(bytes, view),
+  };
+}
+
+function decodeUsage(view: DataView): Pick<
+  Ending,
+  "wallMs" | "userMs" | "systemMs" | "maxRssBytes"
+> {
+  const amount = (at: number) => {
+    const value = view.getFloat64(at, true);
+    if (Number.isFinite(value) && value >= 0) return value;
+    throw malformed("report", `with a use of ${value}`);
+  };
+  return {
+    wallMs: amount(32),
+    userMs: amount(40),
+    systemMs: amount(48),
+    maxRssBytes: amount(56),
+  };
+}
+
+function decodeWait(kind: number, number: number): Ending["wait"] {
+  switch (kind) {
+    case 0:
+      return null;
+    case 1:
+      return { code: number };
+    case 2:
+      return { signal: number };
+    case 3:
+      return "lost";
+    default:
+      throw malformed("report", `with a wait status of kind ${kind}`);
+  }
+}
+
+function decodeSurvivors(bytes: Uint8Array, view: DataView): Survivor[] {
+  const count = view.getUint32(REPORT_BYTES - 4, true);
+  if (bytes.length !== REPORT_BYTES + count * SURVIVOR_BYTES) {
+    throw malformed("report", `${bytes.length} bytes long with ${count} survivors`);
+  }
+  return Array.from({ length: count }, (_, index) => {
+    const at = REPORT_BYTES + index * SURVIVOR_BYTES;
+    const comm = bytes.subarray(at + 12, at + SURVIVOR_BYTES);
+    const end = comm.indexOf(0);
+    const reason = named(REASONS, view.getUint32(at + 4, true), "reason");
+    return {
+      pid: view.getInt32(at, true),
+      comm: DECODER.decode(end < 0 ? comm : comm.subarray(0, end)),
+      reason,
+      ...(reason === "traced" ? { tracer: view.getInt32(at + 8, true) } : {}),
+    };
+  });
+}
+
+/**
+ * Calls `take` for each of the `count` events that `ps_drain` put into `bytes`.
+ *
+ * @throws {NativeError} when there are not so many, or one has a bit that means nothing.
+ */
+export function eachEvent(
+  bytes: Uint8Array,
+  count: number,
+  take: (port: number, bits: number) => void,
+): void {
+  if (count * EVENT_BYTES > bytes.length) {
+    throw malformed("list of events", `${count} entries long in ${bytes.length} bytes`);
+  }
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 0; at < count * EVENT_BYTES; at += EVENT_BYTES) {
+    const bits = view.getUint32(at + 4, true);
+    if ((bits & ~ALL_EVENTS) !== 0) throw malformed("list of events", `with the bits ${bits}`);
+    take(view.getInt32(at, true), bits);
+  }
+}
+
+/** The name of the stage that a failed `ps_resolve` or `ps_spawn` left in `out`. */
+export function decodeStage(out: Uint8Array): string {
+  if (out.length < 4) throw malformed("stage", `${out.length} bytes long`);
+  const view = new DataView(out.buffer, out.byteOffset, 4);
+  return named(STAGES, view.getUint32(0, true), "stage");
+}
+
+function named<T>(names: readonly T[], number: number, what: string): T {
+  const name = names[number];
+  if (name === undefined) throw malformed(what, `number ${number}`);
+  return name;
+}
+
+function malformed(record: string, is: string): NativeError {
+  return new NativeError({
+    what: `Cannot read a ${record} of the native library`,
+    why: `it is ${is}`,
+    code: "EPROTO",
+    mend: 'build the library again with "scripts/build", or reinstall the package',
+    op: "decode",
+    subject: record,
+  });
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * The native library through Deno's FFI, and Deno's permissions: the library
+ * sidesteps `--allow-run`, so it is honoured here.
+ *
+ * @module
+ */
+
+import process from "node:process";
+import { type Fault, PermissionError, quote } from "../errors.ts";
+import type { Spec } from "../options.ts";
+import type { Door, Runtime } from "./abi.ts";
+import * as bindings from "./bindings.ts";
+
+/** Deno. */
+export const deno: Runtime = {
+  mayRead: (path) => granted({ name: "read", path }),
+  variable: (name) => granted({ name: "env", variable: name }) ? Deno.env.get(name) : undefined,
+  open(file, check) {
+    try {
+      check(abiNumber(file));
+      return { door: openDoor(file), view: () => null, allow };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotCapable)) throw error;
+      throw refused(error, {
+        what: `Cannot load the native library ${file}`,
+        why: "this program may not load it",
+        mend: `run it with --allow-ffi=${file}`,
+        subject: file,
+      });
+    }
+  },
+};
+
+/** Never prompts: a permission that would have to be asked for is not granted. */
+function granted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
+}
+
+/** Looked up alone, so that a library of another ABI is told as such and not as one that lacks a call. */
+function abiNumber(file: string): number | null {
+  const symbols = { ps_abi_version: { parameters: [], result: "u32", optional: true } } as const;
+  const library = Deno.dlopen(file, symbols);
+  try {
+    return library.symbols.ps_abi_version?.() ?? null;
+  } finally {
+    library.close();
+  }
+}
+
+/**
+ * FFI for every call, Node-API for the wake-up alone: an FFI callback blocks
+ * the native thread and crashes the process when a Worker is terminated.
+ */
+function openDoor(file: string): Door {
+  bindings.load(file);
+  const addon = { exports: {} as Pick<Door, "ps_env_open" | "ps_env_ref"> };
+  process.dlopen(addon, file);
+  const { ps_env_open, ps_env_ref } = addon.exports;
+  return { ...bindings, ps_env_open, ps_env_ref };
+}
+
+/** Asks for `--allow-run` as `Deno.Command` does, prompting where it would. */
+function allow(path: string, spec: Spec): void {
+  if (granted({ name: "run" })) return;
+  const loader = loaderVariable(spec);
+  const what = `Cannot start ${quote(spec.command)}`;
+  if (loader !== undefined) {
+    throw refused(null, {
+      what,
+      why: `its environment sets ${loader}, which runs other code inside any program`,
+      mend: "allow every program with --allow-run, or set it to null in env",
+      subject: path,
+    });
+  }
+  const { state } = Deno.permissions.requestSync({ name: "run", command: path });
+  if (state === "granted") return;
+  throw refused(null, {
+    what,
+    why: `this program may not run ${path}`,
+    mend: `run it with --allow-run=${path}`,
+    subject: path,
+  });
+}
+
+/**
+ * A variable of the child's environment that steers the dynamic loader.
+ * Inherited ones count where this program may see the environment and so could
+ * have set them; elsewhere they are its user's own choice.
+ */
+function loaderVariable(spec: Spec): string | undefined {
+  const inherited = spec.clearEnv || !granted({ name: "env" }) ? {} : Deno.env.toObject();
+  const variables = { ...inherited, ...Object.fromEntries(spec.env) };
+  return Object.keys(variables).find((name) => /^(LD|DYLD)_/.test(name) && variables[name]);
+}
+
+function refused(cause: unknown, fault: Omit<Fault, "code" | "op" | "cause">): PermissionError {
+  return new PermissionError({ ...fault, code: "EACCES", op: "open", cause: cause ?? undefined });
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * The native side for one isolate: calls go down through a door, events come
+ * back up in batches and are handed to the port they belong to.
+ *
+ * @module
+ */
+
+import type { Core, Handle, PortEvents, Report, Scope, StdioNumber } from "../core.ts";
+import { errnoName, errnoSentence, NativeError, PANIC, startError } from "../errors.ts";
+import type { Spec } from "../options.ts";
+import type { Cause } from "../status.ts";
+import {
+  causeNumber,
+  decodeReport,
+  decodeStage,
+  type Door,
+  eachEvent,
+  encodeSpec,
+  EVENT,
+  type Host,
+  scopeNumber,
+} from "./abi.ts";
+
+const [ESRCH, EBADF] = [3, 9];
+/** `ps_signalled` has no answer left. */
+const NO_ANSWER = 1;
+/** Longest path the system takes, its final NUL included. */
+const PATH_MAX = 4096;
+
+/** One port's listener, and those who wait for an answer to their signal, oldest first. */
+interface Listening {
+  readonly events: PortEvents;
+  readonly answers: ((result: number) => void)[];
+}
+
+/** The {@link Core} of one isolate over one runtime's {@link Host}. */
+export class Isolate implements Core {
+  readonly #host: Host;
+  readonly #door: Door;
+  readonly #env: number;
+  readonly #ports = new Map<Handle, Listening>();
+  readonly #events = new Uint8Array(8 * 256);
+  readonly #report = new Uint8Array(2048);
+  #references = 0;
+
+  constructor(host: Host) {
+    this.#host = host;
+    this.#door = host.door;
+    this.#env = host.door.ps_env_open(() => this.#wake());
+    // What keeps the event loop alive is an open port, not the library.
+    this.#door.ps_env_ref(this.#env, 0);
+  }
+
+  spawn(spec: Spec, events: PortEvents): Handle {
+    const record = encodeSpec(spec, this.#host.view());
+    const path = this.#resolve(spec, record);
+    this.#host.allow(new TextDecoder().decode(path), spec);
+    const out = new Uint8Array(4);
+    const port = this.#door.ps_spawn(this.#env, record, path, out);
+    if (port < 0) throw startFailure(spec, out, port);
+    this.#ports.set(port, { events, answers: [] });
+    return port;
+  }
+
+  /** The path whose permission is asked for is the very one that is executed. */
+  #resolve(spec: Spec, record: Uint8Array): Uint8Array {
+    const out = new Uint8Array(PATH_MAX);
+    const length = this.#door.ps_resolve(this.#env, record, out);
+    if (length < 0) throw startFailure(spec, out, length);
+    return out.subarray(0, length);
+  }
+
+  read(port: Handle, stream: 1 | 2, into: Uint8Array): number {
+    return unpanicked("read", this.#door.ps_read(this.#env, port, stream, into));
+  }
+
+  write(port: Handle, bytes: Uint8Array): number {
+    // Neither door takes an empty buffer.
+    if (bytes.length === 0) return 0;
+    return unpanicked("write", this.#door.ps_write(this.#env, port, bytes));
+  }
+
+  arm(port: Handle, stream: StdioNumber): void {
+    done("arm", this.#door.ps_arm(this.#env, port, stream));
+  }
+
+  shut(port: Handle, stream: StdioNumber): void {
+    doneOrGone("shut", this.#door.ps_shut(this.#env, port, stream));
+  }
+
+  signal(port: Handle, signal: number, scope: Scope): Promise<number> {
+    const listening = this.#ports.get(port);
+    if (listening === undefined) return Promise.resolve(-ESRCH);
+    const posted = unpanicked(
+      "signal",
+      this.#door.ps_signal(this.#env, port, signal, scopeNumber(scope)),
+    );
+    if (posted < 0) return Promise.resolve(posted);
+    return new Promise((resolve) => listening.answers.push(resolve));
+  }
+
+  close(port: Handle, cause: Cause, graceMs: number, deadlineMs: number): void {
+    const result = this.#door.ps_close(this.#env, port, causeNumber(cause), graceMs, deadlineMs);
+    doneOrGone("close", result);
+  }
+
+  report(port: Handle): Report {
+    const length = this.#door.ps_report(this.#env, port, this.#report);
+    done("report", length);
+    return decodeReport(this.#report.subarray(0, length));
+  }
+
+  release(port: Handle): void {
+    const listening = this.#ports.get(port);
+    if (listening === undefined) return;
+    this.#ports.delete(port);
+    settle(listening, -ESRCH);
+    doneOrGone("release", this.#door.ps_release(this.#env, port));
+  }
+
+  ref(): void {
+    if (this.#references++ === 0) this.#door.ps_env_ref(this.#env, 1);
+  }
+
+  unref(): void {
+    if (this.#references === 0) return;
+    if (--this.#references === 0) this.#door.ps_env_ref(this.#env, 0);
+  }
+
+  reset(): void {
+    done("reset", this.#door.ps_reset(this.#env));
+  }
+
+  /** A throw that reached the native caller would, in Deno, end all wake-ups for good. */
+  #wake(): void {
+    guarded(() => this.#drain());
+  }
+
+  /** Until a batch is not full: only then is the next event sure to wake us again. */
+  #drain(): void {
+    const room = this.#events.length / 8;
+    let count = room;
+    while (count === room) {
+      count = done("drain", this.#door.ps_drain(this.#env, this.#events));
+      eachEvent(this.#events, count, (port, bits) => this.#route(port, bits));
+    }
+  }
+
+  /** In the order of a port's life: what came together is told as if it had come apart. */
+  #route(port: Handle, bits: number): void {
+    const tell = (bit: number, what: (listening: Listening) => void) => {
+      // Looked up anew each time: the listener before may have released the port.
+      const listening = this.#ports.get(port);
+      if ((bits & bit) !== 0 && listening !== undefined) guarded(() => what(listening));
+    };
+    tell(EVENT.started, ({ events }) => events.started(this.report(port)));
+    tell(EVENT.exited, ({ events }) => events.exited(this.report(port)));
+    tell(EVENT.stdin, ({ events }) => events.ready(0));
+    tell(EVENT.stdout, ({ events }) => events.ready(1));
+    tell(EVENT.stderr, ({ events }) => events.ready(2));
+    tell(EVENT.signalled, (listening) => this.#answer(port, listening));
+    tell(EVENT.done, (listening) => {
+      // Nobody is left to answer, whatever the native side still owes.
+      settle(listening, -ESRCH);
+      listening.events.done(this.report(port));
+    });
+  }
+
+  #answer(port: Handle, { answers }: Listening): void {
+    while (answers.length > 0) {
+      const result = this.#door.ps_signalled(this.#env, port);
+      if (result === NO_ANSWER) return;
+      answers.shift()?.(result);
+    }
+  }
+}
+
+/** Runs a listener; what it throws is reported as uncaught and disturbs nobody else. */
+function guarded(listener: () => void): void {
+  try {
+    listener();
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}
+
+function settle({ answers }: Listening, result: number): void {
+  for (const answer of answers.splice(0)) answer(result);
+}
+
+/** A stage is there only where the call failed by itself and did not panic. */
+function startFailure(spec: Spec, out: Uint8Array, result: number): Error {
+  const stage = result === -PANIC ? "library" : decodeStage(out);
+  return startError({ stage, errno: -result }, spec);
+}
+
+function unpanicked(op: string, result: number): number {
+  return result === -PANIC ? done(op, result) : result;
+}
+
+/** A port that was given up has nothing left to close. */
+function doneOrGone(op: string, result: number): void {
+  if (result !== -EBADF) done(op, result);
+}
+
+/** `result`, where the call succeeded. */
+function done(op: string, result: number): number {
+  if (result >= 0) return result;
+  throw new NativeError({
+    what: `Cannot ${op}`,
+    why: errnoSentence(-result),
+    code: errnoName(-result),
+    mend: "report it with what the program did before",
+    op,
+    subject: "the native library",
+  });
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * How a process ended, as one union that never folds a signal into a number,
+ * and the names of Linux's signals.
+ *
+ * @module
+ */
+
+import { nearest, quote, rangeError, type Survivor, typeError } from "./errors.ts";
+
+export type { Survivor };
+
+/** How the child itself ended. `"lost"`: its wait status died with its keeper. */
+export type ExitReason =
+  | { kind: "normal" }
+  | { kind: "exitStatus"; code: number }
+  | { kind: "signal"; signal: SignalName; number: number }
+  | { kind: "lost" };
+
+/**
+ * What ended the tree; the first reason wins.
+ *
+ * `exit` the child ended by itself · `close` its owner closed it · `timeout`
+ * `timeoutMs` was over · `abort` the signal aborted · `owner` its owner ended ·
+ * `oom` the kernel ran out of memory for it · `limit` a limit on its output
+ * was reached · `guardian` its helpers were killed.
+ */
+export type Cause =
+  | "exit"
+  | "close"
+  | "timeout"
+  | "abort"
+  | "owner"
+  | "oom"
+  | "limit"
+  | "guardian";
+
+/** Who still guards a port: watchdog and guardian, only the guardian, or only its own keeper. */
+export type Guards = "both" | "guardian" | "none";
+
+/** What the whole tree used, from the launch to its end. */
+export interface Usage {
+  /** Time that passed, in milliseconds. */
+  wallMs: number;
+  /** Processor time in the programs, in milliseconds. */
+  userMs: number;
+  /** Processor time in the kernel on their behalf, in milliseconds. */
+  systemMs: number;
+  /** Largest resident memory of a single process, in bytes. */
+  maxRssBytes: number;
+}
+
+/** What holds a tree together, as facts. */
+export interface Containment {
+  /** How the tree is ended: `"tree"`, by following every descendant. */
+  kill: "tree";
+  /** What enforces resource limits. */
+  limits: "none";
+  guards: Guards;
+  /** What it rests on, in a sentence. */
+  why: string;
+}
+
+/** How a process and its tree ended. */
+export interface ExitStatus {
+  reason: ExitReason;
+  /** The exit code; null where a signal ended it or nobody knows. */
+  code: number | null;
+  /** The signal that ended it; null where it ended by itself or nobody knows. */
+  signal: SignalName | null;
+  /** True for exit code 0 only. */
+  success: boolean;
+  cause: Cause;
+  usage: Usage;
+  /** True where the kernel ended it for want of memory. */
+  oomKilled: boolean;
+  /** How many processes of the tree got SIGKILL. */
+  killed: number;
+  /** What could not be ended; empty unless a deadline passed. */
+  survivors: readonly Survivor[];
+  containment: Containment;
+}
+
+/** What the native side says of an end: the part of its report that {@link exitStatus} reads. */
+export interface Ending {
+  /** How the child itself ended; null while it runs, `"lost"` where the wait status died with its keeper. */
+  wait: { code: number } | { signal: number } | "lost" | null;
+  cause: Cause;
+  /** Milliseconds from the launch to the end of the tree, and what the whole tree used. */
+  wallMs: number;
+  userMs: number;
+  systemMs: number;
+  maxRssBytes: number;
+  /** How many processes got SIGKILL. */
+  killed: number;
+  survivors: Survivor[];
+  guards: Guards;
+}
+
+/** The record of an end. A child whose end nobody saw is `"lost"`. */
+export function exitStatus(ending: Ending): ExitStatus {
+  const { cause, killed, survivors, wallMs, userMs, systemMs, maxRssBytes } = ending;
+  const reason = exitReason(ending.wait);
+  return {
+    reason,
+    code: reason.kind === "normal" ? 0 : reason.kind === "exitStatus" ? reason.code : null,
+    signal: reason.kind === "signal" ? reason.signal : null,
+    success: reason.kind === "normal",
+    cause,
+    usage: { wallMs, userMs, systemMs, maxRssBytes },
+    oomKilled: cause === "oom",
+    killed,
+    survivors: [...survivors],
+    containment: containment(ending.guards),
+  };
+}
+
+function exitReason(wait: Ending["wait"]): ExitReason {
+  if (wait === null || wait === "lost") return { kind: "lost" };
+  if ("signal" in wait) {
+    return { kind: "signal", signal: signalName(wait.signal), number: wait.signal };
+  }
+  return wait.code === 0 ? { kind: "normal" } : { kind: "exitStatus", code: wait.code };
+}
+
+/** What holds a tree together while `guards` stand. */
+export function containment(guards: Guards): Containment {
+  return { kill: "tree", limits: "none", guards, why: WHY[guards] };
+}
+
+const WHY: Readonly<Record<Guards, string>> = {
+  both:
+    "every descendant is followed and ended, also by a watchdog and a guardian once the runtime is gone",
+  guardian: "the watchdog is gone: the guardian and the port's own keeper end the tree",
+  none: "watchdog and guardian are gone: only the port's own keeper ends the tree",
+};
+
+/** Linux's signals on x86-64 and aarch64, without the real-time ones. */
+export const SIGNALS = {
+  SIGHUP: 1,
+  SIGINT: 2,
+  SIGQUIT: 3,
+  SIGILL: 4,
+  SIGTRAP: 5,
+  SIGABRT: 6,
+  SIGBUS: 7,
+  SIGFPE: 8,
+  SIGKILL: 9,
+  SIGUSR1: 10,
+  SIGSEGV: 11,
+  SIGUSR2: 12,
+  SIGPIPE: 13,
+  SIGALRM: 14,
+  SIGTERM: 15,
+  SIGSTKFLT: 16,
+  SIGCHLD: 17,
+  SIGCONT: 18,
+  SIGSTOP: 19,
+  SIGTSTP: 20,
+  SIGTTIN: 21,
+  SIGTTOU: 22,
+  SIGURG: 23,
+  SIGXCPU: 24,
+  SIGXFSZ: 25,
+  SIGVTALRM: 26,
+  SIGPROF: 27,
+  SIGWINCH: 28,
+  SIGIO: 29,
+  SIGPWR: 30,
+  SIGSYS: 31,
+} as const;
+
+/**
+ * A signal by name. Real-time signals are counted from 34, where libc's
+ * SIGRTMIN is: 34 is `"SIGRTMIN"`, 64 is `"SIGRTMIN+30"`; 32 and 33, which libc
+ * keeps for itself, have only numbers, `"SIG32"`.
+ */
+export type SignalName =
+  | keyof typeof SIGNALS
+  | "SIGRTMIN"
+  | `SIGRTMIN+${number}`
+  | `SIG${number}`;
+
+const RTMIN = 34;
+const LAST = 64;
+const BY_NUMBER: ReadonlyMap<number, SignalName> = new Map(
+  Object.entries(SIGNALS).map(([name, number]) => [number, name as SignalName]),
+);
+
+/** The name of a signal's number: `15` is `"SIGTERM"`. */
+export function signalName(number: number): SignalName {
+  const name = BY_NUMBER.get(number);
+  if (name !== undefined) return name;
+  if (number === RTMIN) return "SIGRTMIN";
+  return number > RTMIN && number <= LAST ? `SIGRTMIN+${number - RTMIN}` : `SIG${number}`;
+}
+
+/**
+ * The number of a signal given by name or by number, 1 to 64.
+ *
+ * @throws {TypeError} for a name that no signal has.
+ * @throws {RangeError} for a number outside 1 to 64.
+ */
+export function signalNumber(signal: SignalName | number): number {
+  if (typeof signal === "number") {
+    if (Number.isInteger(signal) && signal >= 1 && signal <= LAST) return signal;
+    throw rangeError(`Cannot send signal ${signal}`, "there is none", "give a number from 1 to 64");
+  }
+  if (Object.hasOwn(SIGNALS, signal)) return SIGNALS[signal as keyof typeof SIGNALS];
+  return otherSignal(signal);
+}
+
+/** `SIGRTMIN`, `SIGRTMIN+1` and `SIG32`, as {@link signalName} writes them. */
+function otherSignal(signal: string): number {
+  for (let number = 1; number <= LAST; number++) {
+    if (signalName(number) === signal) return number;
+  }
+  const known = Object.keys(SIGNALS);
+  const meant = nearest(String(signal), known);
+  throw typeError(
+    `Cannot send signal ${typeof signal === "string" ? quote(signal) : typeof signal}`,
+    "no signal has this name",
+    meant === null ? "give a name such as SIGTERM or a number from 1 to 64" : `give ${meant}`,
+  );
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+import { assertEquals, assertThrows } from "@std/assert";
+import type { Report } from "../src/core.ts";
+import { NativeError, type Survivor } from "../src/errors.ts";
+import {
+  ABI,
+  causeNumber,
+  decodeReport,
+  decodeStage,
+  eachEvent,
+  encodeSpec,
+  scopeNumber,
+  STAGES,
+} from "../src/native/abi.ts";
+import { type OpenOptions, validate } from "../src/options.ts";
+import type { Cause, Guards } from "../src/status.ts";
+
+/** A generator of the same numbers in every run (xorshift32). */
+function random(seed: number): (below: number) => number {
+  let state = seed;
+  return (below) => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) % below;
+  };
+}
+
+// Reports: written here as docs/abi.md says, so that the decoder is held to the page and not to itself.
+
+const CAUSES: Cause[] = [
+  "exit",
+  "close",
+  "timeout",
+  "abort",
+  "owner",
+  "oom",
+  "limit",
+  "guardian",
+];
+const REASONS: Survivor["reason"][] = ["EPERM", "uninterruptible", "traced"];
+const GUARDS: Guards[] = ["both", "guardian", "none"];
+
+function encodeReport(report: Report): Uint8Array {
+  const bytes = new Uint8Array(72 + 28 * report.survivors.length);
+  const view = new DataView(bytes.buffer);
+  const flags = (report.pid ? 1 : 0) | (report.failure ? 2 : 0) | (report.wait ? 4 : 0) |
+    (report.done ? 8 : 0) | (report.ownGroup ? 16 : 0) | (report.discarded ? 32 : 0);
+  view.setUint32(0, flags, true);
+  view.setInt32(4, report.pid, true);
+  if (report.failure) {
+    view.setUint32(8, STAGES.indexOf(report.failure.stage), true);
+    view.setInt32(12, report.failure.errno, true);
+  }
+  const [kind, number] = waitNumbers(report.wait);
+  view.setUint32(16, kind, true);
+  view.setInt32(20, number, true);
+  view.setUint32(24, CAUSES.indexOf(report.cause), true);
+  view.setUint32(28, report.killed, true);
+  const { wallMs, userMs, systemMs, maxRssBytes } = report;
+  [wallMs, userMs, systemMs, maxRssBytes].forEach((n, i) => view.setFloat64(32 + 8 * i, n, true));
+  view.setUint32(64, GUARDS.indexOf(report.guards), true);
+  view.setUint32(68, report.survivors.length, true);
+  report.survivors.forEach((survivor, i) => {
+    const at = 72 + 28 * i;
+    view.setInt32(at, survivor.pid, true);
+    view.setUint32(at + 4, REASONS.indexOf(survivor.reason), true);
+    view.setInt32(at + 8, survivor.tracer ?? 0, true);
+    bytes.set(new TextEncoder().encode(survivor.comm), at + 12);
+  });
+  return bytes;
+}
+
+function waitNumbers(wait: Report["wait"]): [number, number] {
+  if (wait === null) return [0, 0];
+  if (wait === "lost") return [3, 0];
+  return "code" in wait ? [1, wait.code] : [2, wait.signal];
+}
+
+function anyReport(below: (n: number) => number): Report {
+  const waits: Report["wait"][] = [
+    null,
+    "lost",
+    { code: below(256) },
+    { signal: 1 + below(64) },
+  ];
+  return {
+    pid: below(4_194_304),
+    ownGroup: below(2) === 0,
+    failure: below(4) === 0
+      ? { stage: STAGES[below(STAGES.length)] ?? "", errno: below(134) }
+      : null,
+    wait: waits[below(4)] ?? null,
+    done: below(2) === 0,
+    cause: CAUSES[below(8)] ?? "exit",
+    wallMs: below(1e9) / 1000,
+    userMs: below(1e9) / 1000,
+    systemMs: below(1e9) / 1000,
+    maxRssBytes: below(2 ** 31) * 4096,
+    killed: below(70_000),
+    survivors: Array.from({ length: below(4) * 11 }, () => anySurvivor(below)),
+    discarded: below(2) === 0,
+    guards: GUARDS[below(3)] ?? "both",
+  };
+}
+
+function anySurvivor(below: (n: number) => number): Survivor {
+  const reason = REASONS[below(3)] ?? "EPERM";
+  const comm = "sixteen bytes :)".slice(0, below(17));
+  const survivor = { pid: below(4_194_304), comm, reason };
+  return reason === "traced" ? { ...survivor, tracer: below(4_194_304) } : survivor;
+}
+
+Deno.test("abi: any report comes back as it was written", () => {
+  const below = random(0x5eed);
+  for (let round = 0; round < 500; round++) {
+    const report = anyReport(below);
+    assertEquals(decodeReport(encodeReport(report)), report);
+  }
+});
+
+Deno.test("abi: a report is read where it lies in a larger buffer", () => {
+  const report = anyReport(random(7));
+  const record = encodeReport(report);
+  const larger = new Uint8Array(record.length + 9).fill(0xaa);
+  larger.set(record, 3);
+  assertEquals(decodeReport(larger.subarray(3, 3 + record.length)), report);
+});
+
+Deno.test("abi: a report cut anywhere, or too long, is refused", () => {
+  const report = { ...anyReport(random(3)), survivors: [anySurvivor(random(4))] };
+  const record = encodeReport(report);
+  for (let length = 0; length < record.length; length++) {
+    assertThrows(() => decodeReport(record.subarray(0, length)), NativeError, "Cannot read a repo");
+  }
+  const longer = new Uint8Array(record.length + 1);
+  longer.set(record);
+  assertThrows(() => decodeReport(longer), NativeError);
+});
+
+Deno.test("abi: a report with a number that means nothing is refused", () => {
+  const report = {
+    ...anyReport(random(5)),
+    failure: { stage: "exec", errno: 2 },
+    survivors: [{ pid: 5, comm: "x", reason: "EPERM" as const }],
+  };
+  const wrong: [number, number][] = [
+    [0, 64],
+    [0, 2 ** 31],
+    [8, STAGES.length],
+    [16, 4],
+    [24, 8],
+    [64, 3],
+    [68, 2],
+    [68, 0xffffffff],
+    [72 + 4, 3],
+  ];
+  decodeReport(encodeReport(report));
+  for (const [at, value] of wrong) {
+    const record = encodeReport(report);
+    new DataView(record.buffer).setUint32(at, value, true);
+    assertThrows(() => decodeReport(record), NativeError);
+  }
+  for (const value of [NaN, -1, Infinity]) {
+    for (const at of [32, 40, 48, 56]) {
+      const record = encodeReport(report);
+      new DataView(record.buffer).setFloat64(at, value, true);
+      assertThrows(() => decodeReport(record), NativeError);
+    }
+  }
+});
+
+Deno.test("abi: noise is refused or read, never anything else", () => {
+  const below = random(0xbad);
+  for (let round = 0; round < 2_000; round++) {
+    const noise = Uint8Array.from({ length: below(300) }, () => below(4) === 0 ? below(256) : 0);
+    try {
+      decodeReport(noise);
+    } catch (error) {
+      assertEquals((error as Error).name, "NativeError");
+    }
+  }
+});
+
+// Events and stages
+
+Deno.test("abi: events come in their order, and only as many as were counted", () => {
+  const bytes = new Uint8Array(8 * 3);
+  const view = new DataView(bytes.buffer);
+  [0x7fff0001, 1, 2, 127, 3, 0xffff].forEach((n, i) => view.setUint32(4 * i, n, true));
+  const seen: [number, number][] = [];
+  eachEvent(bytes, 2, (port, bits) => seen.push([port, bits]));
+  assertEquals(seen, [[0x7fff0001, 1], [2, 127]]);
+  assertThrows(() => eachEvent(bytes, 3, () => {}), NativeError, "bits 65535");
+  assertThrows(() => eachEvent(bytes, 4, () => {}), NativeError, "4 entries long in 24 bytes");
+});
+
+Deno.test("abi: stages by number, an unknown one is refused", () => {
+  assertEquals(STAGES.length, 21);
+  STAGES.forEach((stage, i) => assertEquals(decodeStage(new Uint8Array([i, 0, 0, 0])), stage));
+  assertEquals([STAGES[0], STAGES[5], STAGES[19]], ["spec", "program", "exec"]);
+  assertThrows(() => decodeStage(new Uint8Array([21, 0, 0, 0])), NativeError);
+  assertThrows(() => decodeStage(new Uint8Array(3)), NativeError);
+});
+
+Deno.test("abi: causes and scopes by number", () => {
+  assertEquals(CAUSES.map(causeNumber), [0, 1, 2, 3, 4, 5, 6, 7]);
+  assertEquals((["child", "group", "tree"] as const).map(scopeNumber), [0, 1, 2]);
+});
+
+// Specs: read here as docs/abi.md says.
+
+class Reader {
+  #at = 0;
+  readonly #bytes: Uint8Array;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+  }
+
+  u8(): number {
+    return this.raw(1)[0] ?? -1;
+  }
+
+  u32(): number {
+    const bytes = this.raw(4);
+    return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true);
+  }
+
+  raw(length: number): Uint8Array {
+    if (this.#at + length > this.#bytes.length) throw new Error("the record ends early");
+    this.#at += length;
+    return this.#bytes.subarray(this.#at - length, this.#at);
+  }
+
+  blob(): Uint8Array {
+    return this.raw(this.u32()).slice();
+  }
+
+  text(): string {
+    return new TextDecoder("utf-8", { fatal: true }).decode(this.blob());
+  }
+
+  list<T>(each: () => T): T[] {
+    return Array.from({ length: this.u32() }, each);
+  }
+
+  atEnd(): boolean {
+    return this.#at === this.#bytes.length;
+  }
+}
+
+function readSpec(bytes: Uint8Array) {
+  const r = new Reader(bytes);
+  const [abi, flags] = [r.u32(), r.u32()];
+  const spec = {
+    abi,
+    flags,
+    times: [r.u32(), r.u32(), r.u32()],
+    stdio: [r.u8(), r.u8(), r.u8(), r.u8()],
+    command: r.text(),
+    arg0: r.text(),
+    cwd: r.text(),
+    args: r.list(() => r.blob()),
+    env: r.list(() => [r.text(), r.u32(), r.text()]),
+    view: (flags & 4) !== 0 ? r.list(() => [r.text(), r.text()]) : null,
+  };
+  assertEquals(r.atEnd(), true);
+  return spec;
+}
+
+Deno.test("abi: a spec with nothing but a command", () => {
+  assertEquals(readSpec(encodeSpec(validate("cat"))), {
+    abi: ABI,
+    flags: 0,
+    times: [500, 500, 0xffffffff],
+    stdio: [0, 0, 0, 0],
+    command: "cat",
+    arg0: "cat",
+    cwd: "",
+    args: [],
+    env: [],
+    view: null,
+  });
+});
+
+Deno.test("abi: a spec with everything", () => {
+  const spec = validate("ünï", ["-a", new Uint8Array([0xff, 0xfe])], {
+    cwd: "/tmp",
+    env: { A: "1", GONE: null, EMPTY: "" },
+    arg0: "name",
+    onOwnerDeath: "kill",
+    delayToSigkill: 1,
+    flushMs: 2,
+    timeoutMs: 3,
+    stdin: "inherit",
+    stdout: "null",
+  });
+  assertEquals(readSpec(encodeSpec(spec, { HOME: "/root", "": "x", "A=B": "x", U: undefined })), {
+    abi: ABI,
+    flags: 2 | 4,
+    times: [1, 2, 3],
+    stdio: [1, 2, 0, 0],
+    command: "ünï",
+    arg0: "name",
+    cwd: "/tmp",
+    args: [new Uint8Array([0x2d, 0x61]), new Uint8Array([0xff, 0xfe])],
+    env: [["A", 1, "1"], ["GONE", 0, ""], ["EMPTY", 1, ""]],
+    view: [["HOME", "/root"]],
+  });
+});
+
+Deno.test("abi: an empty environment needs no view, a view's value ends where the system's does", () => {
+  const cleared = readSpec(encodeSpec(validate("cat", [], { clearEnv: true }), { A: "1" }));
+  assertEquals([cleared.flags, cleared.view], [1, null]);
+  assertEquals(readSpec(encodeSpec(validate("cat"), { A: "1\x002" })).view, [["A", "1"]]);
+  assertEquals(readSpec(encodeSpec(validate("cat"), {})).view, []);
+});
+
+Deno.test("abi: specs of any size come back as they were written", () => {
+  const below = random(0xca7);
+  for (let round = 0; round < 100; round++) {
+    const args = Array.from(
+      { length: below(20) },
+      () => Uint8Array.from({ length: below(5_000) }, () => 1 + below(255)),
+    );
+    const env = Object.fromEntries(
+      Array.from({ length: below(20) }, (_, i) => [`N${i}`, "é".repeat(below(900))]),
+    );
+    const options: OpenOptions = { env, delayToSigkill: below(2 ** 31) };
+    const read = readSpec(encodeSpec(validate("x".repeat(1 + below(3_000)), args, options)));
+    assertEquals(read.args, args);
+    assertEquals(Object.fromEntries(read.env.map(([name, , value]) => [name, value])), env);
+    assertEquals(read.times[0], options.delayToSigkill);
+  }
+});
