@@ -13,7 +13,21 @@ import { nearest, quote, rangeError, typeError } from "./errors.ts";
 /** How one of the child's standard streams is joined: to us, to the runtime's own, or to /dev/null. */
 export type Stdio = "piped" | "inherit" | "null";
 
-/** Every option of `open`. An option that is `undefined` counts as not given. */
+/**
+ * Every option of `open`. An option that is `undefined` counts as not given.
+ *
+ * ```ts
+ * import { open } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using port = await open("sh", ["-c", "echo $GREETING"], {
+ *   env: { GREETING: "hello" },
+ *   stdin: "null",
+ *   timeoutMs: 10_000,
+ * });
+ * assertEquals(await port.text(), "hello\n");
+ * ```
+ */
 export interface OpenOptions {
   /** The working directory; default: the runtime's. A relative command is looked up from here. */
   cwd?: string;

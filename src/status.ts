@@ -63,7 +63,18 @@ export interface Containment {
   why: string;
 }
 
-/** How a process and its tree ended. */
+/**
+ * How a process and its tree ended.
+ *
+ * ```ts
+ * import { open } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using port = await open("sh", ["-c", "exit 3"]);
+ * const { reason, success } = await port.status;
+ * assertEquals([reason, success], [{ kind: "exitStatus", code: 3 }, false]);
+ * ```
+ */
 export interface ExitStatus {
   reason: ExitReason;
   /** The exit code; null where a signal ended it or nobody knows. */
@@ -217,8 +228,8 @@ function otherSignal(signal: string): number {
   for (let number = 1; number <= LAST; number++) {
     if (signalName(number) === signal) return number;
   }
-  const known = Object.keys(SIGNALS);
-  const meant = nearest(String(signal), known);
+  const full = /^sig/i.test(signal) ? signal : `SIG${signal}`;
+  const meant = nearest(full, Object.keys(SIGNALS));
   throw typeError(
     `Cannot send signal ${typeof signal === "string" ? quote(signal) : typeof signal}`,
     "no signal has this name",

@@ -20,7 +20,22 @@ pub mod guard {
     pub mod watchdog;
 }
 
-/// How one gets in.
+/// Inside Deno, Node and Bun.
+pub mod runtime {
+    pub mod environment;
+    pub mod handle;
+    pub mod inherit;
+    pub mod launch;
+    pub mod pair;
+    pub mod pipe;
+    pub mod port;
+    pub mod reactor;
+}
+
+/// How one gets in: boundary, check, call.
 pub mod doors {
+    pub mod abi;
+    pub mod call;
     pub mod entry;
+    pub mod napi;
 }

@@ -62,8 +62,13 @@ function openDoor(file: string): Door {
   return { ...bindings, ps_env_open, ps_env_ref };
 }
 
-/** Asks for `--allow-run` as `Deno.Command` does, prompting where it would. */
-function allow(path: string, spec: Spec): void {
+/**
+ * Asks for `--allow-run` as `Deno.Command` does, prompting where it would.
+ *
+ * @throws {PermissionError} where it is refused, and for a variable such as
+ * LD_PRELOAD, with which one allowed program could be made to run any code.
+ */
+export function allow(path: string, spec: Spec): void {
   if (granted({ name: "run" })) return;
   const loader = loaderVariable(spec);
   const what = `Cannot start ${quote(spec.command)}`;

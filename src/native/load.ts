@@ -51,20 +51,24 @@ function thisRuntime(): Runtime {
   return process.versions.deno === undefined ? nodeApi : deno;
 }
 
-/** Where the libc is not known, a later file may be the one that fits. */
-function firstThatOpens(files: readonly string[]): Core {
-  const failures: unknown[] = [];
-  for (const file of files) {
-    try {
-      return openLibrary(file);
-    } catch (error) {
-      failures.push(error);
-      // Who said no once is not asked again.
-      if (error instanceof PermissionError) break;
-    }
+/** Where the libc is not known, the loader's refusal of the first file may mean that the next one fits. */
+function firstThatOpens([file = "", ...others]: readonly string[]): Core {
+  try {
+    return openLibrary(file);
+  } catch (error) {
+    const unfit = error instanceof NativeError && error.code === "ELIBACC";
+    if (!unfit || others.length === 0) throw error;
+    return openedOr(error, others);
   }
-  const telling = (error: unknown) => error instanceof NativeError && error.code !== "ENOENT";
-  throw failures.find(telling) ?? failures[0];
+}
+
+/** The failure of the first file tells most: the others were guesses. */
+function openedOr(first: NativeError, others: readonly string[]): Core {
+  try {
+    return firstThatOpens(others);
+  } catch {
+    throw first;
+  }
 }
 
 function libraryFiles(): string[] {
@@ -202,12 +206,14 @@ function checkAbi(file: string, abi: number | null): void {
 
 /** What the loader's own words say, where we could not look for ourselves. */
 function unloadable(file: string, error: unknown): NativeError {
-  const text = error instanceof Error ? error.message : String(error);
+  const said = error instanceof Error ? error.message : String(error);
+  const text = said.replace(/^(Could not open library: )+/, "");
   if (text.includes(`${file}: `) && /No such file or directory/.test(text)) {
     return missing(file, error);
   }
   if (/invalid ELF header|file too short|Exec format error/.test(text)) return notElf(file, error);
-  return libraryError(file, { why: text.split("\n", 1)[0] ?? text, code: "ELIBACC", cause: error });
+  const why = (text.split("\n", 1)[0] ?? text).replace(/\.$/, "");
+  return libraryError(file, { why, code: "ELIBACC", cause: error });
 }
 
 function isMissing(error: unknown): boolean {

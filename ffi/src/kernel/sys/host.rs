@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! Raw calls that read what a child is to inherit from the thread that opens it.
 
+use rustix::io::Errno;
 use std::ffi::c_int;
 
 /// Priorities of the calling thread.
@@ -44,4 +45,212 @@ fn affinity(mask_bytes: usize) -> Vec<u8> {
     let got = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, mask.len(), mask.as_mut_ptr()) };
     mask.truncate(got.max(0) as usize);
     mask
+}
+
+/// All resource limits, soft and hard, by number.
+pub fn rlimits() -> Vec<(u64, u64)> {
+    const COUNT: u32 = 16;
+    let mut all = Vec::with_capacity(COUNT as usize);
+    for resource in 0..COUNT {
+        let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is ours and outlives the call, which reads only.
+        let got = unsafe {
+            libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+        };
+        if got == 0 {
+            all.push((limit.rlim_cur, limit.rlim_max));
+        }
+    }
+    all
+}
+
+unsafe extern "C" {
+    static environ: *const *const std::ffi::c_char;
+}
+
+/// Reads memory of this process that another thread may be changing: EFAULT
+/// where a plain read would fault. Stops short at the first page that is gone.
+fn read_own(address: usize, into: &mut [u8]) -> Result<usize, Errno> {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: into.len() };
+    let me = std::process::id() as libc::pid_t;
+    // SAFETY: both vectors outlive the call; the kernel checks the remote range itself.
+    let got = unsafe { libc::process_vm_readv(me, &raw const local, 1, &raw const remote, 1, 0) };
+    if got < 0 { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)) } else { Ok(got as usize) }
+}
+
+const PAGE: usize = 4096;
+
+/// A C string at `address`, in pieces that do not cross a page.
+fn text_at(address: usize) -> Result<Vec<u8>, Errno> {
+    let mut text = Vec::new();
+    let mut piece = [0; PAGE];
+    let mut at = address;
+    loop {
+        let room = PAGE - at % PAGE;
+        let got = read_own(at, &mut piece[..room])?;
+        if let Some(end) = piece[..got].iter().position(|&b| b == 0) {
+            text.extend_from_slice(&piece[..end]);
+            return Ok(text);
+        }
+        if got < room {
+            return Err(Errno::FAULT);
+        }
+        text.extend_from_slice(&piece[..got]);
+        at += got;
+    }
+}
+
+fn copy_environment() -> Result<Vec<Vec<u8>>, Errno> {
+    let variable = &raw const environ as usize;
+    let mut word = [0; size_of::<usize>()];
+    read_own(variable, &mut word)?;
+    let mut list = usize::from_ne_bytes(word);
+    let mut entries = Vec::new();
+    while list != 0 {
+        read_own(list, &mut word)?;
+        match usize::from_ne_bytes(word) {
+            0 => break,
+            text => entries.push(text_at(text)?),
+        }
+        list += word.len();
+    }
+    Ok(entries)
+}
+
+/// The environment of this process as `NAME=value`. Another Worker may set a
+/// variable at this very moment: copies are taken until two agree.
+pub fn environment() -> Result<Vec<Vec<u8>>, Errno> {
+    let mut last = copy_environment();
+    for _ in 0..100 {
+        let next = copy_environment();
+        match (&last, &next) {
+            (Ok(a), Ok(b)) if a == b => return next,
+            (_, Err(Errno::PERM | Errno::NOSYS)) => return Ok(plain_environment()),
+            _ => last = next,
+        }
+    }
+    last
+}
+
+/// For hosts that refuse process_vm_readv(2) (some seccomp filters): safe as long as no other thread sets variables.
+fn plain_environment() -> Vec<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    std::env::vars_os().map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes()].concat()).collect()
+}
+
+/// Starts `program` with `arguments`, an empty environment, default signals, an empty mask and a process group
+/// of its own. `fds` become 0, 1, 2 and so on. Returns its pid.
+pub fn spawn(
+    program: &std::ffi::CStr,
+    arguments: &[std::ffi::CString],
+    fds: &[rustix::fd::OwnedFd],
+) -> Result<i32, Errno> {
+    use rustix::fd::AsRawFd;
+    // First out of the way of the targets, so that no dup2 lands on a source.
+    let high = fds
+        .iter()
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 16))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut argv: Vec<*mut libc::c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
+    argv.push(std::ptr::null_mut());
+    let envp = [std::ptr::null_mut()];
+    let mut actions = FileActions::new()?;
+    for (number, fd) in high.iter().enumerate() {
+        actions.dup2(fd.as_raw_fd(), number as c_int)?;
+    }
+    let attributes = Attributes::alone()?;
+    let mut pid = 0;
+    // SAFETY: everything handed over is initialised and outlives the call; argv and envp end with null.
+    let result = unsafe {
+        libc::posix_spawn(&raw mut pid, program.as_ptr(), actions.0.as_ref(), attributes.0.as_ref(), argv.as_ptr(), envp.as_ptr())
+    };
+    if result == 0 { Ok(pid) } else { Err(Errno::from_raw_os_error(result)) }
+}
+
+fn told(result: c_int) -> Result<(), Errno> {
+    if result == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(result)) }
+}
+
+struct FileActions(Box<libc::posix_spawn_file_actions_t>);
+
+impl FileActions {
+    fn new() -> Result<Self, Errno> {
+        // SAFETY: plain data that the next call initialises.
+        let mut raw = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: `raw` is ours; boxed, so it does not move afterwards.
+        told(unsafe { libc::posix_spawn_file_actions_init(&raw mut *raw) })?;
+        Ok(FileActions(raw))
+    }
+
+    fn dup2(&mut self, from: c_int, to: c_int) -> Result<(), Errno> {
+        // SAFETY: initialised by `new`.
+        told(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut *self.0, from, to) })
+    }
+}
+
+impl Drop for FileActions {
+    fn drop(&mut self) {
+        // SAFETY: initialised by `new`, destroyed once.
+        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut *self.0) };
+    }
+}
+
+struct Attributes(Box<libc::posix_spawnattr_t>);
+
+impl Attributes {
+    fn alone() -> Result<Self, Errno> {
+        // SAFETY: plain data that the next call initialises.
+        let mut raw = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: `raw` is ours; boxed, so it does not move afterwards.
+        told(unsafe { libc::posix_spawnattr_init(&raw mut *raw) })?;
+        let mut this = Attributes(raw);
+        let flags = libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+        // SAFETY: a signal set is plain bits.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: initialised above.
+        told(unsafe { libc::posix_spawnattr_setflags(&raw mut *this.0, flags as libc::c_short) })?;
+        // SAFETY: as above.
+        told(unsafe { libc::posix_spawnattr_setpgroup(&raw mut *this.0, 0) })?;
+        // SAFETY: `set` is ours.
+        unsafe { libc::sigemptyset(&raw mut set) };
+        // SAFETY: both are initialised.
+        told(unsafe { libc::posix_spawnattr_setsigmask(&raw mut *this.0, &raw const set) })?;
+        // SAFETY: `set` is ours.
+        unsafe { libc::sigfillset(&raw mut set) };
+        // SAFETY: both are initialised.
+        told(unsafe { libc::posix_spawnattr_setsigdefault(&raw mut *this.0, &raw const set) })?;
+        Ok(this)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: initialised by `alone`, destroyed once.
+        unsafe { libc::posix_spawnattr_destroy(&raw mut *self.0) };
+    }
+}
+
+/// Blocks every signal for the calling thread: signals are for the runtime's own threads.
+pub fn block_all_signals() {
+    // SAFETY: a signal set is plain bits.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is ours.
+    unsafe { libc::sigfillset(&raw mut set) };
+    // SAFETY: `set` is initialised; the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Where in the file system this library was loaded from, as the loader knows it.
+pub fn own_file() -> Option<std::path::PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    // SAFETY: plain data that the next call fills.
+    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is ours; the address is one of this library's functions.
+    if unsafe { libc::dladdr(own_file as *const _, &raw mut info) } == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: a C string of the loader's, which lives as long as the library (linked with nodelete).
+    let name = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
+    Some(std::path::PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())))
 }

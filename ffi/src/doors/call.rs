@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! What both doors open to, in the ABI's words (docs/abi.md): numbers in,
+//! `>= 0` or `-errno` out, a panic is [`PANIC`].
+
+use crate::kernel::wire::{ABI, Stage};
+use crate::runtime::launch;
+use rustix::io::Errno;
+
+/// What a caught panic answers.
+const PANIC: i32 = -4095;
+
+fn guarded(call: impl FnOnce() -> Result<usize, Errno>) -> i32 {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    match result {
+        Ok(Ok(n)) => i32::try_from(n).unwrap_or(i32::MAX),
+        Ok(Err(errno)) => -errno.raw_os_error(),
+        Err(_) => PANIC,
+    }
+}
+
+/// Copies a record into the caller's buffer; ERANGE where it does not fit.
+fn fill(out: &mut [u8], record: &[u8]) -> Result<usize, Errno> {
+    out.get_mut(..record.len()).ok_or(Errno::RANGE)?.copy_from_slice(record);
+    Ok(record.len())
+}
+
+/// A failed start leaves its stage in the first four bytes.
+fn staged<T>(out: &mut [u8], result: Result<T, (Stage, Errno)>) -> Result<T, Errno> {
+    result.map_err(|(stage, errno)| {
+        let _ = fill(out, &(stage as u32).to_le_bytes()); // a shorter buffer gets the errno alone
+        errno
+    })
+}
+
+pub fn abi_version() -> u32 {
+    ABI
+}
+
+pub fn resolve(env: u32, spec: &[u8], out: &mut [u8]) -> i32 {
+    guarded(|| {
+        let path = staged(out, launch::resolve(env, spec))?;
+        fill(out, &path)
+    })
+}
+
+pub fn spawn(env: u32, spec: &[u8], path: &[u8], out: &mut [u8]) -> i32 {
+    guarded(|| staged(out, launch::spawn(env, spec, path)).map(|handle| handle as usize))
+}
+
+pub fn drain(env: u32, out: &mut [u8]) -> i32 {
+    guarded(|| {
+        let events = launch::drain(env, out.len() / 8)?;
+        for (slot, (handle, bits)) in out.chunks_exact_mut(8).zip(&events) {
+            slot[..4].copy_from_slice(&handle.to_le_bytes());
+            slot[4..].copy_from_slice(&bits.to_le_bytes());
+        }
+        Ok(events.len())
+    })
+}
+
+pub fn report(env: u32, port: i32, out: &mut [u8]) -> i32 {
+    guarded(|| fill(out, &launch::report(env, port)?))
+}
+
+pub fn read(env: u32, port: i32, stream: i32, out: &mut [u8]) -> i32 {
+    guarded(|| launch::read(env, port, stream, out))
+}
+
+pub fn write(env: u32, port: i32, bytes: &[u8]) -> i32 {
+    guarded(|| launch::write(env, port, bytes))
+}
+
+pub fn arm(env: u32, port: i32, stream: i32) -> i32 {
+    guarded(|| launch::arm(env, port, stream).map(|()| 0))
+}
+
+pub fn shut(env: u32, port: i32, stream: i32) -> i32 {
+    guarded(|| launch::shut(env, port, stream).map(|()| 0))
+}
+
+pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> i32 {
+    guarded(|| launch::signal(env, port, signal, scope).map(|()| 0))
+}
+
+/// 0, `-errno`, or 1: an answer, not an error of this call.
+pub fn signalled(env: u32, port: i32) -> i32 {
+    let mut answer = 1;
+    let result = guarded(|| {
+        answer = launch::signalled(env, port)?;
+        Ok(0)
+    });
+    if result < 0 { result } else { answer }
+}
+
+pub fn close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> i32 {
+    guarded(|| launch::close(env, port, cause, grace_ms, deadline_ms).map(|()| 0))
+}
+
+pub fn release(env: u32, port: i32) -> i32 {
+    guarded(|| launch::release(env, port).map(|()| 0))
+}
+
+pub fn reset(env: u32) -> i32 {
+    guarded(|| launch::reset(env).map(|()| 0))
+}

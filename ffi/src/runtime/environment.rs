@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! The child's environment and the program it names: pure functions over bytes.
+
+use crate::kernel::wire::{Spec, Stage};
+use rustix::fs::{Access, AtFlags, FileType};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// What execvpe(3) searches where PATH is not set.
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+
+type Variable = (Vec<u8>, Vec<u8>);
+
+fn split(entry: &[u8]) -> Option<Variable> {
+    let at = entry.iter().position(|&b| b == b'=')?;
+    (at > 0).then(|| (entry[..at].to_vec(), entry[at + 1..].to_vec()))
+}
+
+fn set(list: &mut Vec<Variable>, key: &[u8], value: &[u8]) {
+    match list.iter_mut().find(|(k, _)| k == key) {
+        Some((_, old)) => *old = value.to_vec(),
+        None => list.push((key.to_vec(), value.to_vec())),
+    }
+}
+
+/// Lays a runtime's own view over the native environment. A native value that
+/// is not UTF-8 cannot be seen whole from JavaScript: it stays where the view
+/// holds a replacement character, and so does a name that is not UTF-8.
+fn overlay(native: Vec<Variable>, view: &[Variable]) -> Vec<Variable> {
+    let mut list: Vec<Variable> = native
+        .into_iter()
+        .filter(|(key, _)| std::str::from_utf8(key).is_err() || view.iter().any(|(k, _)| k == key))
+        .collect();
+    for (key, value) in view {
+        let shown = String::from_utf8_lossy(value).contains('\u{fffd}');
+        let kept = list.iter().any(|(k, v)| k == key && shown && std::str::from_utf8(v).is_err());
+        let unseen = String::from_utf8_lossy(key).contains('\u{fffd}');
+        if !kept && !unseen {
+            set(&mut list, key, value);
+        }
+    }
+    list
+}
+
+/// The child's variables: the native ones, the runtime's view over them, and
+/// what the caller sets and unsets.
+pub fn compose(native: Vec<Vec<u8>>, spec: &Spec) -> Vec<Variable> {
+    let mut list: Vec<Variable> = Vec::new();
+    if !spec.clear_env {
+        list = native.iter().filter_map(|entry| split(entry)).collect();
+        if let Some(view) = &spec.view {
+            list = overlay(list, view);
+        }
+    }
+    for (key, value) in &spec.env {
+        match value {
+            Some(value) => set(&mut list, key, value),
+            None => list.retain(|(k, _)| k != key),
+        }
+    }
+    list
+}
+
+/// `NAME=value`, as execve(2) takes it.
+pub fn entries(list: Vec<Variable>) -> Vec<Vec<u8>> {
+    list.into_iter().map(|(key, value)| [&key[..], b"=", &value].concat()).collect()
+}
+
+/// The directory in which the child starts, absolute.
+pub fn directory(spec: &Spec) -> Result<PathBuf, (Stage, Errno)> {
+    let here = std::env::current_dir().map_err(|e| (Stage::Cwd, errno_of(&e)))?;
+    if spec.cwd.is_empty() {
+        return Ok(here);
+    }
+    let there = here.join(OsStr::from_bytes(&spec.cwd));
+    let stat = rustix::fs::stat(&there).map_err(|errno| (Stage::Cwd, errno))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Ok(there),
+        _ => Err((Stage::Cwd, Errno::NOTDIR)),
+    }
+}
+
+pub fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// The absolute path that will be executed: as execvpe(3) looks it up, in the
+/// child's own PATH and from its own directory.
+pub fn program(spec: &Spec, native: Vec<Vec<u8>>) -> Result<PathBuf, (Stage, Errno)> {
+    let from = directory(spec)?;
+    let command = Path::new(OsStr::from_bytes(&spec.command));
+    let at_program = |errno| (Stage::Program, errno);
+    if spec.command.is_empty() {
+        return Err(at_program(Errno::NOENT));
+    }
+    if spec.command.contains(&b'/') {
+        let path = from.join(command);
+        return executable(&path).map(|()| path).map_err(at_program);
+    }
+    let variables = compose(native, spec);
+    let found = variables.iter().find(|(key, _)| key == b"PATH");
+    let path = found.map_or(DEFAULT_PATH, |(_, value)| value);
+    let mut refused = None;
+    for entry in path.split(|&b| b == b':') {
+        let candidate = from.join(OsStr::from_bytes(entry)).join(command);
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::ACCESS) => refused = Some(Errno::ACCESS),
+            Err(_) => {}
+        }
+    }
+    Err(at_program(refused.unwrap_or(Errno::NOENT)))
+}
+
+fn executable(path: &Path) -> Result<(), Errno> {
+    let stat = rustix::fs::stat(path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::ACCESS);
+    }
+    rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::wire::Stdio;
+
+    fn spec(command: &[u8]) -> Spec {
+        Spec {
+            clear_env: false,
+            kill_on_owner_death: false,
+            grace_ms: 0,
+            flush_ms: 0,
+            timeout_ms: None,
+            stdio: [Stdio::Piped; 3],
+            command: command.to_vec(),
+            arg0: Vec::new(),
+            cwd: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            view: None,
+        }
+    }
+
+    fn pair(key: &[u8], value: &[u8]) -> Variable {
+        (key.to_vec(), value.to_vec())
+    }
+
+    #[test]
+    fn the_callers_word_is_last_and_null_unsets() {
+        let mut wanted = spec(b"x");
+        wanted.env = vec![(b"A".to_vec(), Some(b"2".to_vec())), (b"B".to_vec(), None), (b"C".to_vec(), Some(vec![]))];
+        let native = vec![b"A=1".to_vec(), b"B=1".to_vec(), b"D=a=b".to_vec()];
+        let got = compose(native.clone(), &wanted);
+        assert_eq!(got, [pair(b"A", b"2"), pair(b"D", b"a=b"), pair(b"C", b"")]);
+        wanted.clear_env = true;
+        assert_eq!(compose(native, &wanted), [pair(b"A", b"2"), pair(b"C", b"")]);
+    }
+
+    #[test]
+    fn bytes_that_javascript_cannot_see_survive_its_view() {
+        let mut wanted = spec(b"x");
+        wanted.view = Some(vec![pair(b"RAW", "a\u{fffd}".as_bytes()), pair(b"NEW", b"1"), pair(b"OLD", b"changed")]);
+        let native = vec![b"RAW=a\xff".to_vec(), b"OLD=1".to_vec(), b"GONE=1".to_vec(), b"N\xff=1".to_vec()];
+        let got = compose(native, &wanted);
+        assert_eq!(got, [pair(b"RAW", b"a\xff"), pair(b"OLD", b"changed"), pair(b"N\xff", b"1"), pair(b"NEW", b"1")]);
+    }
+
+    #[test]
+    fn a_program_is_looked_up_in_the_childs_own_path() {
+        let mut wanted = spec(b"true");
+        let found = program(&wanted, vec![b"PATH=/nowhere:/usr/bin".to_vec()]);
+        assert_eq!(found, Ok(PathBuf::from("/usr/bin/true")));
+        wanted.env = vec![(b"PATH".to_vec(), Some(b"/nowhere".to_vec()))];
+        assert_eq!(program(&wanted, vec![b"PATH=/usr/bin".to_vec()]), Err((Stage::Program, Errno::NOENT)));
+        wanted.env = vec![(b"PATH".to_vec(), None)];
+        assert!(program(&wanted, vec![]).is_ok_and(|path| path.ends_with("true")));
+    }
+
+    #[test]
+    fn what_is_found_but_cannot_be_run_is_told_apart_from_what_is_not_found() {
+        let mut wanted = spec(b"passwd");
+        wanted.env = vec![(b"PATH".to_vec(), Some(b"/etc:/nowhere".to_vec()))];
+        assert_eq!(program(&wanted, vec![]), Err((Stage::Program, Errno::ACCESS)));
+        wanted.cwd = b"/nowhere".to_vec();
+        assert_eq!(program(&wanted, vec![]), Err((Stage::Cwd, Errno::NOENT)));
+        wanted.cwd = b"/etc/passwd".to_vec();
+        assert_eq!(program(&wanted, vec![]), Err((Stage::Cwd, Errno::NOTDIR)));
+    }
+
+    #[test]
+    fn a_relative_path_starts_in_the_childs_directory() {
+        let mut wanted = spec(b"bin/true");
+        wanted.cwd = b"/usr".to_vec();
+        assert_eq!(program(&wanted, vec![]), Ok(PathBuf::from("/usr/bin/true")));
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! A watchdog and its guardian, as the runtime sees them, and how they are started.
+
+use crate::kernel::socket;
+use crate::kernel::sys::host;
+use crate::kernel::wire::Stage;
+use crate::runtime::environment::errno_of;
+use crate::runtime::inherit::Identity;
+use crate::runtime::pipe;
+use crate::runtime::port::Outlet;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Mutex, OnceLock};
+
+pub struct Pair {
+    pub id: u32,
+    /// Of the thread that started it.
+    pub identity: Identity,
+    pub requests: Mutex<Outlet>,
+    /// Held so that its end says when we are gone.
+    pub watch: Mutex<Option<OwnedFd>>,
+    pub watchdog: OwnedFd,
+    pub guardian: Mutex<Option<OwnedFd>>,
+    pub watchdog_gone: AtomicBool,
+    pub guardian_gone: AtomicBool,
+    /// New ports go here.
+    pub current: AtomicBool,
+    pub ports: AtomicUsize,
+}
+
+/// The library's own file, opened when it is first needed: a later one at the same path must not be started.
+fn library() -> Result<&'static OwnedFd, Errno> {
+    static FILE: OnceLock<Result<OwnedFd, Errno>> = OnceLock::new();
+    let open = || {
+        let path = host::own_file().ok_or(Errno::NOENT)?;
+        let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        if is_mapped(stat.st_dev, stat.st_ino) { Ok(file) } else { Err(Errno::STALE) }
+    };
+    FILE.get_or_init(open).as_ref().map_err(|errno| *errno)
+}
+
+/// To be called when the library is loaded.
+pub fn open_library() {
+    let _ = library(); // told when the first guardian is started
+}
+
+/// Whether this file is mapped into this process: versions cannot drift.
+fn is_mapped(device: u64, inode: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let wanted = format!(" {major:02x}:{minor:02x} {inode} ");
+    let mut maps = Vec::new();
+    let read = crate::kernel::procfs::read("/proc/self/maps", &mut maps);
+    // Where the host hides its maps, or its file system shows other device numbers in them, the path is trusted.
+    if read.is_err() {
+        return true;
+    }
+    let maps = String::from_utf8_lossy(&maps);
+    let name = host::own_file().unwrap_or_default();
+    let mut lines = maps.lines().filter(|line| line.ends_with(&*name.to_string_lossy())).peekable();
+    lines.peek().is_none() || lines.any(|line| line.contains(&wanted))
+}
+
+/// The dynamic loader: the one this program names, else the one it has mapped.
+fn loader() -> Result<PathBuf, Errno> {
+    interpreter().or_else(mapped_loader).ok_or(Errno::LIBACC)
+}
+
+/// PT_INTERP of a 64-bit little-endian ELF file.
+fn interpreter() -> Option<PathBuf> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open("/proc/self/exe").ok()?;
+    let mut header = [0; 64];
+    file.read_exact_at(&mut header, 0).ok()?;
+    if header[..5] != *b"\x7fELF\x02" {
+        return None;
+    }
+    let u64_at = |bytes: &[u8], at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let table = u64_at(&header, 32)?;
+    let count = u16::from_le_bytes([header[56], header[57]]);
+    for i in 0..u64::from(count) {
+        let mut entry = [0; 56];
+        file.read_exact_at(&mut entry, table + i * 56).ok()?;
+        if entry[..4] == [3, 0, 0, 0] {
+            let length = usize::try_from(u64_at(&entry, 32)?).ok().filter(|&n| n <= 4096)?;
+            let mut text = vec![0; length];
+            file.read_exact_at(&mut text, u64_at(&entry, 8)?).ok()?;
+            let end = text.iter().position(|&b| b == 0)?;
+            return Some(PathBuf::from(std::ffi::OsStr::from_bytes(&text[..end])));
+        }
+    }
+    None
+}
+
+/// After an upgrade of libc the maps call it "... (deleted)"; its path still leads to a loader.
+fn mapped_loader() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let mut paths = paths.map(|path| path.strip_suffix(" (deleted)").unwrap_or(path));
+    let is_loader = |path: &&str| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-"));
+    paths.find(is_loader).map(PathBuf::from)
+}
+
+fn text(bytes: &[u8]) -> Result<CString, Errno> {
+    CString::new(bytes).map_err(|_| Errno::INVAL)
+}
+
+impl Pair {
+    /// Starts a pair from the calling thread, whose confinement it inherits:
+    /// the library through the dynamic loader, with what guard/watchdog.rs expects.
+    pub fn start(id: u32, identity: Identity) -> Result<Pair, (Stage, Errno)> {
+        Self::try_start(id, identity).map_err(|errno| (Stage::Guardian, errno))
+    }
+
+    fn try_start(id: u32, identity: Identity) -> Result<Pair, Errno> {
+        let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| errno_of(&e));
+        let null = pipe::null()?;
+        let (requests, far) = socket::pair()?;
+        let (watch, end) = socket::pair()?;
+        let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+        let fds = [copy(&null)?, copy(&null)?, null, far, end, copy(library()?)?, own];
+        let loader = text(loader()?.as_os_str().as_bytes())?;
+        let pid = std::process::id().to_string();
+        let arguments = [c"proton-watchdog".to_owned(), c"/proc/self/fd/5".to_owned(), c"for".to_owned(), text(pid.as_bytes())?];
+        let pid = host::spawn(&loader, &arguments, &fds)?;
+        let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+        Ok(Pair {
+            id,
+            identity,
+            requests: Mutex::new(Outlet::new(requests)),
+            watch: Mutex::new(Some(watch)),
+            watchdog: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
+            guardian: Mutex::new(None),
+            watchdog_gone: AtomicBool::new(false),
+            guardian_gone: AtomicBool::new(false),
+            current: AtomicBool::new(true),
+            ports: AtomicUsize::new(0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loader_of_this_program_is_found_both_ways() {
+        assert!(interpreter().is_some_and(|path| path.exists()), "by PT_INTERP");
+        assert!(mapped_loader().is_some_and(|path| path.exists()), "by the maps");
+    }
+}

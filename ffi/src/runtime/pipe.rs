@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! Our ends of a child's stdio.
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a pipe is born with, and what it grows to once it was seen full: 2.5
+/// to 4 times the throughput, and more gives nothing.
+const BORN: usize = 64 * 1024;
+const GROWN: usize = 256 * 1024;
+
+/// Bytes by which pipes of this runtime have grown.
+static USED: AtomicU64 = AtomicU64::new(0);
+
+/// A quarter of what this user may hold in pipes: beyond the whole, every new
+/// pipe of that user, in any program, would hold 8 KiB only.
+fn quota() -> u64 {
+    static QUOTA: OnceLock<u64> = OnceLock::new();
+    *QUOTA.get_or_init(|| {
+        let mut text = Vec::new();
+        let read = crate::kernel::procfs::read("/proc/sys/fs/pipe-user-pages-soft", &mut text);
+        let pages = read.ok().and_then(|()| std::str::from_utf8(&text).ok()?.trim().parse::<u64>().ok());
+        pages.unwrap_or(0) * 4096 / 4
+    })
+}
+
+/// One end of ours, non-blocking, with the room it has taken from the quota.
+pub struct End {
+    pub fd: OwnedFd,
+    grown: bool,
+    /// Bytes read since the pipe was last empty.
+    run: usize,
+}
+
+impl End {
+    fn new(fd: OwnedFd) -> Result<Self, Errno> {
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        Ok(End { fd, grown: false, run: 0 })
+    }
+
+    /// Reads without waiting. As much as a newborn pipe holds in one go means it may have been full: it grows.
+    pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
+        let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut *into));
+        match got {
+            Ok(n) => self.run += n,
+            Err(_) => self.run = 0,
+        }
+        if self.run >= BORN && !self.grown {
+            self.grow();
+        }
+        got
+    }
+
+    fn grow(&mut self) {
+        let more = (GROWN - BORN) as u64;
+        if USED.fetch_add(more, Ordering::AcqRel) + more > quota() {
+            USED.fetch_sub(more, Ordering::AcqRel);
+            self.run = 0; // asked again after the next burst
+            return;
+        }
+        self.grown = true; // refused by the kernel (EPERM: the user's own limit) or not: not tried again
+        let _ = rustix::pipe::fcntl_setpipe_size(&self.fd, GROWN);
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if self.grown {
+            USED.fetch_sub((GROWN - BORN) as u64, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Moves a descriptor that took a standard number out of there: a program that
+/// closed its own stdio must not see ours in its place.
+fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    use rustix::fd::AsRawFd;
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { rustix::io::fcntl_dupfd_cloexec(&fd, 3) }
+}
+
+/// A pipe to (`to_child`) or from the child: our end and the child's.
+pub fn piped(to_child: bool) -> Result<(End, OwnedFd), Errno> {
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (reader, writer) = (above_stdio(reader)?, above_stdio(writer)?);
+    let (ours, childs) = if to_child { (writer, reader) } else { (reader, writer) };
+    Ok((End::new(ours)?, childs))
+}
+
+/// A copy of the runtime's own stdin, stdout or stderr.
+pub fn inherited(number: usize) -> Result<OwnedFd, Errno> {
+    let own: [rustix::fd::BorrowedFd<'static>; 3] =
+        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    rustix::io::fcntl_dupfd_cloexec(own[number.min(2)], 3)
+}
+
+pub fn null() -> Result<OwnedFd, Errno> {
+    above_stdio(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_was_seen_full_grows_and_gives_its_room_back() {
+        let (mut ours, childs) = piped(false).expect("a pipe");
+        let before = rustix::pipe::fcntl_getpipe_size(&childs).expect("its size");
+        rustix::io::write(&childs, &vec![7; before]).expect("room for all");
+        let mut into = vec![0; GROWN];
+        assert_eq!(ours.read(&mut into), Ok(before));
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&childs), Ok(GROWN));
+        assert_eq!(ours.read(&mut into), Err(Errno::AGAIN));
+        let used = USED.load(Ordering::Acquire);
+        drop(ours);
+        assert_eq!(USED.load(Ordering::Acquire), used - (GROWN - BORN) as u64);
+    }
+}

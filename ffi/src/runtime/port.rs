@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! One child as its runtime sees it: its pipes, the socket to its keeper, what
+//! is known of it, and the isolate that is to hear of it.
+
+use crate::kernel::socket;
+use crate::kernel::wire::{Cause, Done, Stage, Survivor, ToKeeper, Wait, Writer};
+use crate::runtime::pipe::End;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Event bits (docs/abi.md).
+pub const STARTED: u32 = 1;
+pub const EXITED: u32 = 2;
+pub const DONE: u32 = 4;
+pub const SIGNALLED: u32 = 64;
+
+/// The bit of a stream that is ready.
+pub fn ready(stream: usize) -> u32 {
+    8 << stream
+}
+
+/// A lock whose holder panicked still guards sound data: every change below is one assignment.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls an isolate's own thread, without waiting for it.
+pub trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// One isolate.
+pub struct Env {
+    pub id: u32,
+    wake: Box<dyn Wake>,
+    /// Each port stands here at most once, so that it cannot overflow.
+    ring: Mutex<VecDeque<Arc<Port>>>,
+    awake: AtomicBool,
+}
+
+impl Env {
+    pub fn new(id: u32, wake: Box<dyn Wake>) -> Self {
+        Env { id, wake, ring: Mutex::default(), awake: AtomicBool::new(false) }
+    }
+
+    fn push(&self, port: Arc<Port>) {
+        lock(&self.ring).push_back(port);
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            self.wake.wake();
+        }
+    }
+
+    /// Up to `most` ports with their gathered bits.
+    pub fn drain(&self, most: usize) -> Vec<(i32, u32)> {
+        // First the flag, then the ring: whatever is pushed in between wakes once too often, never once too little.
+        self.awake.store(false, Ordering::Release);
+        let mut ring = lock(&self.ring);
+        let taken = ring.len().min(most);
+        // First out of the ring, then the bits: a bit that comes in between enters the ring anew.
+        let ports: Vec<Arc<Port>> = ring.drain(..taken).collect();
+        drop(ring);
+        ports.iter().map(|port| (port.handle, port.take_bits())).collect()
+    }
+}
+
+/// What is to be sent to a keeper as soon as its socket has room.
+type Unsent = (Vec<u8>, Vec<OwnedFd>);
+
+/// A socket with what did not fit into it yet.
+#[derive(Default)]
+pub struct Outlet {
+    pub socket: Option<OwnedFd>,
+    unsent: VecDeque<Unsent>,
+}
+
+impl Outlet {
+    pub fn new(socket: OwnedFd) -> Self {
+        Outlet { socket: Some(socket), unsent: VecDeque::new() }
+    }
+
+    /// Sends in order. `Ok(false)`: some of it waits for room.
+    pub fn send(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Result<bool, Errno> {
+        self.unsent.push_back((bytes, fds));
+        self.flush()
+    }
+
+    pub fn flush(&mut self) -> Result<bool, Errno> {
+        let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
+        while let Some((bytes, fds)) = self.unsent.front() {
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            match socket::send(socket, bytes, &borrowed) {
+                Ok(()) => drop(self.unsent.pop_front()),
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(errno) => {
+                    self.unsent.clear();
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    pub fn close(&mut self) {
+        self.socket = None;
+        self.unsent.clear();
+    }
+}
+
+/// One of our pipe ends and what is asked of it.
+#[derive(Default)]
+pub struct Stdio {
+    pub end: Option<End>,
+    /// JavaScript has asked for one event.
+    pub armed: bool,
+    /// Nobody can write any more, or nobody wants to know.
+    pub over: bool,
+}
+
+/// What is known of the child.
+#[derive(Default)]
+pub struct State {
+    pub started: bool,
+    pub pid: i32,
+    pub own_group: bool,
+    pub failure: Option<(Stage, Errno)>,
+    pub wait: Option<Wait>,
+    pub done: Option<Done>,
+    pub answers: VecDeque<i32>,
+    /// The first reason that this side has sent.
+    pub cause: Option<Cause>,
+    pub eof_told: bool,
+    /// The keeper's socket has ended without its last word.
+    pub orphaned: bool,
+    /// The guardian's word on such a keeper's tree.
+    pub swept: Option<(u32, u32)>,
+    pub end_asked: bool,
+}
+
+/// How the end of a port is asked for where nobody else says.
+pub struct Terms {
+    pub grace: Duration,
+    pub kill_on_owner_death: bool,
+}
+
+pub struct Port {
+    pub handle: i32,
+    pub env: Arc<Env>,
+    /// The pair of helpers it belongs to.
+    pub pair: u32,
+    pub terms: Terms,
+    pub keeper: Mutex<Outlet>,
+    pub stdio: [Mutex<Stdio>; 3],
+    pub state: Mutex<State>,
+    /// Output is read by the reactor and thrown away.
+    pub discard: AtomicBool,
+    /// Some was.
+    pub discarded: AtomicBool,
+    /// JavaScript has given the handle up.
+    pub released: AtomicBool,
+    bits: AtomicU32,
+}
+
+impl Port {
+    pub fn new(handle: i32, env: Arc<Env>, pair: u32, terms: Terms, keeper: OwnedFd, ends: [Option<End>; 3]) -> Self {
+        let stdio = ends.map(|end| Mutex::new(Stdio { over: end.is_none(), end, armed: false }));
+        Port {
+            handle,
+            env,
+            pair,
+            terms,
+            keeper: Mutex::new(Outlet::new(keeper)),
+            stdio,
+            state: Mutex::default(),
+            discard: AtomicBool::new(false),
+            discarded: AtomicBool::new(false),
+            released: AtomicBool::new(false),
+            bits: AtomicU32::new(0),
+        }
+    }
+
+    /// Puts the port into its isolate's ring, if it does not stand there.
+    pub fn announce(self: &Arc<Self>, bits: u32) {
+        if !self.released.load(Ordering::Acquire) && self.bits.fetch_or(bits, Ordering::AcqRel) == 0 {
+            self.env.push(self.clone());
+        }
+    }
+
+    fn take_bits(&self) -> u32 {
+        self.bits.swap(0, Ordering::AcqRel)
+    }
+
+    pub fn tell(&self, message: ToKeeper) -> Result<bool, Errno> {
+        lock(&self.keeper).send(message.encode(), Vec::new())
+    }
+
+    /// Over: done, or never started.
+    pub fn is_over(&self) -> bool {
+        let state = lock(&self.state);
+        state.done.is_some() || state.failure.is_some()
+    }
+
+    /// The record of docs/abi.md.
+    pub fn report(&self, guards: u32) -> Vec<u8> {
+        let state = lock(&self.state);
+        let done = state.done.as_ref();
+        let wait = done.map(|d| d.wait).or(state.wait);
+        let (wait, value) = match wait {
+            None => (0, 0),
+            Some(Wait::Code(n)) => (1, n),
+            Some(Wait::Signal(n)) => (2, n),
+            Some(Wait::Lost) => (3, 0),
+        };
+        let flag = |bit: u32, on: bool| if on { bit } else { 0 };
+        let flags = flag(1, state.started)
+            | flag(2, state.failure.is_some())
+            | flag(4, wait != 0)
+            | flag(8, done.is_some())
+            | flag(16, state.own_group)
+            | flag(32, self.discarded.load(Ordering::Acquire));
+        let (stage, errno) = state.failure.map_or((0, 0), |(s, e)| (s as u32, e.raw_os_error()));
+        let cause = done.map(|d| d.cause).or(state.cause).unwrap_or(Cause::Exit);
+        let micros = |n: Option<u64>| n.unwrap_or(0) as f64 / 1000.0;
+        let mut w = Writer::default();
+        w.u32(flags).i32(state.pid).u32(stage).i32(errno).u32(wait).i32(value).u32(cause as u32);
+        w.u32(done.map_or(0, |d| d.killed));
+        w.f64(micros(done.map(|d| d.wall_us))).f64(micros(done.map(|d| d.user_us)));
+        w.f64(micros(done.map(|d| d.system_us))).f64(done.map_or(0.0, |d| d.max_rss_bytes as f64));
+        w.u32(guards);
+        let survivors: &[Survivor] = done.map_or(&[], |d| &d.survivors);
+        w.u32(survivors.len() as u32);
+        survivors.iter().for_each(|s| s.put(&mut w));
+        w.done()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    struct Count(Arc<AtomicUsize>);
+    impl Wake for Count {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn port(env: &Arc<Env>, handle: i32) -> Arc<Port> {
+        let (near, _far) = socket::pair().expect("a pair");
+        let terms = Terms { grace: Duration::ZERO, kill_on_owner_death: false };
+        Arc::new(Port::new(handle, env.clone(), 0, terms, near, [None, None, None]))
+    }
+
+    #[test]
+    fn a_port_stands_in_the_ring_once_and_wakes_once_until_it_is_drained() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let env = Arc::new(Env::new(1, Box::new(Count(wakes.clone()))));
+        let (a, b) = (port(&env, 7), port(&env, 8));
+        a.announce(STARTED);
+        b.announce(EXITED);
+        a.announce(DONE);
+        assert_eq!(wakes.load(Ordering::Acquire), 1);
+        assert_eq!(env.drain(8), [(7, STARTED | DONE), (8, EXITED)]);
+        assert_eq!(env.drain(8), []);
+        a.announce(SIGNALLED);
+        assert_eq!(wakes.load(Ordering::Acquire), 2);
+        assert_eq!(env.drain(0), []);
+        assert_eq!(env.drain(1), [(7, SIGNALLED)]);
+    }
+
+    #[test]
+    fn a_released_port_is_not_heard_of() {
+        let env = Arc::new(Env::new(1, Box::new(Count(Arc::default()))));
+        let a = port(&env, 7);
+        a.released.store(true, Ordering::Release);
+        a.announce(DONE);
+        assert_eq!(env.drain(8), []);
+    }
+}

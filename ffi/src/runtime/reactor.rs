@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! The one thread that waits: for keepers, guardians and pipes of all isolates.
+//!
+//! It never reads a byte that anybody wants: JavaScript reads pipes itself,
+//! straight into the consumer's buffer. A pipe is armed for one event at a
+//! time; between two it is watched for its end only, so that the keeper can be
+//! told when nobody holds the child's output any more.
+
+use crate::kernel::socket;
+use crate::kernel::sys::host;
+use crate::kernel::wire::{ABI, Cause, Done, FromGuardian, FromKeeper, PACKET, Stage, ToGuardian, ToKeeper, Wait};
+use crate::runtime::handle::Slots;
+use crate::runtime::pair::Pair;
+use crate::runtime::port::{DONE, EXITED, Env, Port, SIGNALLED, STARTED, State, Wake, lock, ready};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions};
+use std::collections::{BinaryHeap, HashMap};
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long after a port's deadline its keeper may still speak before the guardian is asked to end it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What an owner's end leaves for the hard phase.
+const OWNER_DEADLINE_MS: u32 = 5_000;
+
+/// What an epoll event is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Topic {
+    Poke = 0,
+    Keeper = 1,
+    Stdio = 2,
+    Guardian = 3,
+    Watchdog = 4,
+}
+
+fn token(topic: Topic, stream: usize, id: u32) -> EventData {
+    EventData::new_u64((topic as u64) << 56 | (stream as u64) << 48 | u64::from(id))
+}
+
+fn topic(data: EventData) -> (u64, usize, u32) {
+    let bits = data.u64();
+    (bits >> 56, (bits >> 48 & 0xff) as usize, bits as u32)
+}
+
+#[derive(Default)]
+pub struct Shared {
+    pub ports: Slots<Arc<Port>>,
+    pub pairs: HashMap<u32, Arc<Pair>>,
+    envs: HashMap<u32, Arc<Env>>,
+}
+
+pub struct Reactor {
+    /// A fork of the runtime that did not exec has no thread to wait on it.
+    process: u32,
+    epoll: OwnedFd,
+    poke: OwnedFd,
+    pub shared: Mutex<Shared>,
+    deadlines: Mutex<BinaryHeap<Reverse<(Instant, i32)>>>,
+    next: AtomicU32,
+}
+
+/// The reactor of this process, started at the first call.
+pub fn reactor() -> Result<&'static Reactor, Errno> {
+    static REACTOR: OnceLock<Result<Reactor, Errno>> = OnceLock::new();
+    static THREAD: OnceLock<bool> = OnceLock::new();
+    let reactor = REACTOR.get_or_init(Reactor::new).as_ref().map_err(|errno| *errno)?;
+    let running = *THREAD.get_or_init(|| {
+        let builder = std::thread::Builder::new().name("proton-reactor".into()).stack_size(256 * 1024);
+        builder.spawn(move || reactor.run()).is_ok()
+    });
+    if !running {
+        return Err(Errno::AGAIN);
+    }
+    if reactor.process == std::process::id() { Ok(reactor) } else { Err(Errno::CHILD) }
+}
+
+impl Reactor {
+    fn new() -> Result<Self, Errno> {
+        let reactor = Reactor {
+            process: std::process::id(),
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            poke: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            shared: Mutex::default(),
+            deadlines: Mutex::default(),
+            next: AtomicU32::new(1),
+        };
+        epoll::add(&reactor.epoll, &reactor.poke, token(Topic::Poke, 0, 0), EventFlags::IN)?;
+        Ok(reactor)
+    }
+
+    pub fn next_id(&self) -> u32 {
+        self.next.fetch_add(1, Ordering::AcqRel)
+    }
+
+    // ---- isolates
+
+    pub fn open_env(&self, wake: Box<dyn Wake>) -> u32 {
+        let id = self.next_id();
+        lock(&self.shared).envs.insert(id, Arc::new(Env::new(id, wake)));
+        id
+    }
+
+    pub fn env(&self, id: u32) -> Result<Arc<Env>, Errno> {
+        lock(&self.shared).envs.get(&id).cloned().ok_or(Errno::BADF)
+    }
+
+    /// The isolate is gone: its ports' trees end as by their owner.
+    pub fn close_env(&self, id: u32) {
+        let mut shared = lock(&self.shared);
+        shared.envs.remove(&id);
+        let ports: Vec<Arc<Port>> = shared.ports.iter().filter(|port| port.env.id == id).cloned().collect();
+        drop(shared);
+        ports.iter().for_each(|port| self.release(port));
+    }
+
+    /// A port of this isolate; a stale, forged or foreign handle is EBADF.
+    pub fn port(&self, env: u32, handle: i32) -> Result<Arc<Port>, Errno> {
+        let shared = lock(&self.shared);
+        shared.ports.get(handle).filter(|port| port.env.id == env).cloned().ok_or(Errno::BADF)
+    }
+
+    // ---- watching
+
+    pub fn watch_port(&self, port: &Port) -> Result<(), Errno> {
+        let id = port.handle as u32;
+        let keeper = lock(&port.keeper);
+        let socket = keeper.socket.as_ref().ok_or(Errno::PIPE)?;
+        epoll::add(&self.epoll, socket, token(Topic::Keeper, 0, id), EventFlags::IN)?;
+        drop(keeper);
+        for (stream, stdio) in port.stdio.iter().enumerate() {
+            if let Some(end) = &lock(stdio).end {
+                let idle = EventFlags::ONESHOT; // a hang-up is always told
+                epoll::add(&self.epoll, &end.fd, token(Topic::Stdio, stream, id), idle)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn watch_pair(&self, pair: &Pair) -> Result<(), Errno> {
+        if let Some(socket) = &lock(&pair.requests).socket {
+            epoll::add(&self.epoll, socket, token(Topic::Guardian, 0, pair.id), EventFlags::IN)?;
+        }
+        epoll::add(&self.epoll, &pair.watchdog, token(Topic::Watchdog, 0, pair.id), EventFlags::IN)
+    }
+
+    /// Some of what was sent waits for room.
+    pub fn want_room(&self, port: &Port) {
+        if let Some(socket) = &lock(&port.keeper).socket {
+            let both = EventFlags::IN | EventFlags::OUT;
+            let _ = epoll::modify(&self.epoll, socket, token(Topic::Keeper, 0, port.handle as u32), both);
+        }
+    }
+
+    pub fn want_room_at_guardian(&self, pair: &Pair) {
+        if let Some(socket) = &lock(&pair.requests).socket {
+            let both = EventFlags::IN | EventFlags::OUT;
+            let _ = epoll::modify(&self.epoll, socket, token(Topic::Guardian, 0, pair.id), both);
+        }
+    }
+
+    fn watch_stream(&self, port: &Port, stream: usize, fd: impl AsFd, flags: EventFlags) -> Result<(), Errno> {
+        epoll::modify(&self.epoll, fd, token(Topic::Stdio, stream, port.handle as u32), flags)
+    }
+
+    // ---- what JavaScript asks for
+
+    pub fn arm(&self, port: &Arc<Port>, stream: usize) -> Result<(), Errno> {
+        let wanted = if stream == 0 { EventFlags::OUT } else { EventFlags::IN };
+        let mut stdio = lock(&port.stdio[stream]);
+        let discard = port.discard.load(Ordering::Acquire);
+        match &stdio.end {
+            Some(end) if !discard => {
+                self.watch_stream(port, stream, &end.fd, wanted | EventFlags::ONESHOT)?;
+                stdio.armed = true;
+            }
+            _ => port.announce(ready(stream)), // over: a read or write says so
+        }
+        Ok(())
+    }
+
+    /// Our end of a stream is closed; for output that means that we do not want to know when it ends.
+    pub fn shut(&self, port: &Arc<Port>, stream: usize) {
+        let mut stdio = lock(&port.stdio[stream]);
+        stdio.end = None;
+        stdio.over = true;
+        let armed = std::mem::take(&mut stdio.armed);
+        drop(stdio);
+        if armed {
+            port.announce(ready(stream));
+        }
+        self.tell_eof(port);
+    }
+
+    pub fn tell(&self, port: &Port, message: ToKeeper) {
+        // EPIPE: the keeper has said its last word, which is on its way to us, or its guardian speaks for it.
+        if port.tell(message) == Ok(false) {
+            self.want_room(port);
+        }
+    }
+
+    /// Ends the tree. The first cause is told; the keeper decides which came first.
+    pub fn close(&self, port: &Arc<Port>, cause: Cause, grace_ms: u32, deadline_ms: u32) {
+        if port.is_over() {
+            return;
+        }
+        lock(&port.state).cause.get_or_insert(cause);
+        self.tell(port, ToKeeper::Close { cause, grace_ms, deadline_ms });
+        let until = Instant::now() + Duration::from_millis(u64::from(deadline_ms)) + PATIENCE;
+        lock(&self.deadlines).push(Reverse((until, port.handle)));
+        let _ = rustix::io::write(&self.poke, &1_u64.to_ne_bytes()); // EAGAIN: poked already
+        if cause != Cause::Timeout {
+            self.discard(port);
+        }
+    }
+
+    /// Nobody reads any more: a handler of the child's must not block on a full pipe.
+    fn discard(&self, port: &Arc<Port>) {
+        if port.discard.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.shut(port, 0);
+        for stream in [1, 2] {
+            let mut stdio = lock(&port.stdio[stream]);
+            if let Some(end) = &stdio.end {
+                let _ = self.watch_stream(port, stream, &end.fd, EventFlags::IN);
+            }
+            if std::mem::take(&mut stdio.armed) {
+                port.announce(ready(stream)); // its reader finds the end
+            }
+        }
+    }
+
+    /// The handle is given up.
+    pub fn release(&self, port: &Arc<Port>) {
+        port.released.store(true, Ordering::Release);
+        if port.is_over() {
+            self.forget(port);
+        } else {
+            let grace = if port.terms.kill_on_owner_death { Duration::ZERO } else { port.terms.grace };
+            let grace_ms = grace.as_millis() as u32;
+            self.close(port, Cause::Owner, grace_ms, grace_ms.saturating_add(OWNER_DEADLINE_MS));
+            if port.is_over() {
+                self.forget(port); // it ended in between, when it was not known to be released yet
+            }
+        }
+    }
+
+    /// Frees the slot of a port that is over and released.
+    fn forget(&self, port: &Port) {
+        (0..3).for_each(|stream| lock(&port.stdio[stream]).end = None);
+        lock(&self.shared).ports.remove(port.handle);
+    }
+
+    // ---- the thread
+
+    fn run(&self) {
+        host::block_all_signals();
+        let mut events = Vec::with_capacity(128);
+        let mut buffer = vec![0; PACKET];
+        loop {
+            events.clear();
+            let pause = self.pause();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), pause.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(10)), // not with these arguments; never a busy loop
+            }
+            for event in &events {
+                self.handle(*event, &mut buffer);
+            }
+            self.deadlines_up();
+        }
+    }
+
+    fn handle(&self, event: Event, buffer: &mut [u8]) {
+        let (kind, stream, id) = topic(event.data);
+        let flags = event.flags;
+        if kind == Topic::Poke as u64 {
+            let _ = rustix::io::read(&self.poke, &mut [0; 8]);
+        } else if kind == Topic::Keeper as u64 || kind == Topic::Stdio as u64 {
+            let found = lock(&self.shared).ports.get(id as i32).cloned();
+            let Some(port) = found else { return };
+            if kind == Topic::Keeper as u64 {
+                self.keeper_event(&port, flags, buffer);
+            } else {
+                self.stdio_event(&port, stream, flags, buffer);
+            }
+        } else {
+            let found = lock(&self.shared).pairs.get(&id).cloned();
+            let Some(pair) = found else { return };
+            if kind == Topic::Guardian as u64 {
+                self.guardian_event(&pair, flags, buffer);
+            } else {
+                self.watchdog_event(&pair);
+            }
+        }
+    }
+
+    fn stdio_event(&self, port: &Arc<Port>, stream: usize, flags: EventFlags, buffer: &mut [u8]) {
+        let over = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        let mut stdio = lock(&port.stdio[stream]);
+        if port.discard.load(Ordering::Acquire) && stream > 0 {
+            let gone = stdio.end.as_mut().is_none_or(|end| drain(end, port, buffer));
+            if gone {
+                stdio.end = None;
+                stdio.over = true;
+            }
+            drop(stdio);
+            return self.tell_eof(port);
+        }
+        stdio.over |= over;
+        let armed = std::mem::take(&mut stdio.armed);
+        if let (false, Some(end)) = (over, &stdio.end) {
+            // Before the event is told: whoever is told may arm at once, and that must not be undone.
+            let _ = self.watch_stream(port, stream, &end.fd, EventFlags::ONESHOT);
+        }
+        drop(stdio);
+        if armed {
+            port.announce(ready(stream));
+        }
+        if over && stream > 0 {
+            self.tell_eof(port);
+        }
+    }
+
+    /// Once no pipe of ours has a writer any more, the keeper need not wait for what the child left behind.
+    pub fn tell_eof(&self, port: &Arc<Port>) {
+        let both = [1, 2].iter().all(|&stream| lock(&port.stdio[stream]).over);
+        if both && !std::mem::replace(&mut lock(&port.state).eof_told, true) {
+            self.tell(port, ToKeeper::Eof);
+        }
+    }
+
+    fn keeper_event(&self, port: &Arc<Port>, flags: EventFlags, buffer: &mut [u8]) {
+        if flags.contains(EventFlags::OUT) {
+            let mut keeper = lock(&port.keeper);
+            if !matches!(keeper.flush(), Ok(false)) {
+                if let Some(socket) = &keeper.socket {
+                    let data = token(Topic::Keeper, 0, port.handle as u32);
+                    let _ = epoll::modify(&self.epoll, socket, data, EventFlags::IN);
+                }
+            }
+        }
+        loop {
+            let keeper = lock(&port.keeper);
+            let Some(socket) = &keeper.socket else { return };
+            let received = socket::receive(socket, buffer).map(|packet| packet.map(|p| p.len));
+            drop(keeper);
+            match received {
+                Ok(Some(len)) => match FromKeeper::decode(&buffer[..len]) {
+                    Ok(message) => self.keeper_says(port, message),
+                    Err(_) => return self.keeper_silent(port),
+                },
+                Err(Errno::AGAIN) => return,
+                Ok(None) | Err(_) => return self.keeper_silent(port),
+            }
+        }
+    }
+
+    fn keeper_says(&self, port: &Arc<Port>, message: FromKeeper) {
+        let mut state = lock(&port.state);
+        let bits = match message {
+            FromKeeper::Started { pid, own_group } => {
+                (state.started, state.pid, state.own_group) = (true, pid, own_group);
+                STARTED
+            }
+            FromKeeper::Exited { wait } => {
+                state.wait = Some(wait);
+                EXITED
+            }
+            FromKeeper::Signalled { errno } => {
+                state.answers.push_back(-errno);
+                SIGNALLED
+            }
+            FromKeeper::Failed { stage, errno } => {
+                drop(state);
+                return self.over(port, |state| state.failure = Some((stage, Errno::from_raw_os_error(errno))));
+            }
+            FromKeeper::Done(done) => {
+                drop(state);
+                return self.over(port, |state| state.done = Some(done));
+            }
+        };
+        drop(state);
+        port.announce(bits);
+    }
+
+    /// The keeper's socket has ended without its last word: its guardian sweeps and tells us.
+    fn keeper_silent(&self, port: &Arc<Port>) {
+        lock(&port.keeper).close();
+        lock(&port.state).orphaned = true;
+        self.resolve_orphan(port);
+    }
+
+    /// Ends a port whose keeper is lost, once its tree is known to be gone.
+    fn resolve_orphan(&self, port: &Arc<Port>) {
+        let pair = lock(&self.shared).pairs.get(&port.pair).cloned();
+        let alone = pair.is_none_or(|pair| {
+            pair.watchdog_gone.load(Ordering::Acquire) && pair.guardian_gone.load(Ordering::Acquire)
+        });
+        let state = lock(&port.state);
+        let swept = state.swept.or(alone.then_some((0, 0)));
+        let (true, Some((killed, _))) = (state.orphaned && state.done.is_none(), swept) else { return };
+        let (wait, cause) = (state.wait.unwrap_or(Wait::Lost), state.cause.unwrap_or(Cause::Guardian));
+        let started = state.started;
+        drop(state);
+        let done = Done { wait, cause, killed, wall_us: 0, user_us: 0, system_us: 0, max_rss_bytes: 0, survivors: vec![] };
+        self.over(port, |state| match started {
+            true => state.done = Some(done),
+            false => state.failure = Some((Stage::Keeper, Errno::CHILD)),
+        });
+    }
+
+    /// The last thing that is ever learnt of a port.
+    fn over(&self, port: &Arc<Port>, learn: impl FnOnce(&mut State)) {
+        let mut state = lock(&port.state);
+        if state.done.is_some() || state.failure.is_some() {
+            return;
+        }
+        // Whoever still waits for an answer to a signal gets one: there is nobody left.
+        learn(&mut state);
+        let bits = if state.failure.is_some() { STARTED } else { DONE };
+        drop(state);
+        lock(&port.keeper).close();
+        self.leave_pair(port.pair);
+        port.announce(bits);
+        if port.released.load(Ordering::Acquire) {
+            self.forget(port);
+        } else if port.discard.load(Ordering::Acquire) {
+            (1..3).for_each(|stream| lock(&port.stdio[stream]).end = None);
+        }
+    }
+
+    /// A pair that gets no new ports ends with its last one.
+    fn leave_pair(&self, id: u32) {
+        let found = lock(&self.shared).pairs.get(&id).cloned();
+        let Some(pair) = found else { return };
+        if pair.ports.fetch_sub(1, Ordering::AcqRel) == 1 && !pair.current.load(Ordering::Acquire) {
+            self.dismiss(&pair);
+        }
+    }
+
+    /// The next spawn starts new helpers; these end with their last port.
+    pub fn retire(&self, pair: &Pair) {
+        pair.current.store(false, Ordering::Release);
+        if pair.ports.load(Ordering::Acquire) == 0 {
+            self.dismiss(pair);
+        }
+    }
+
+    fn dismiss(&self, pair: &Pair) {
+        lock(&pair.requests).close();
+        *lock(&pair.watch) = None;
+        pair.guardian_gone.store(true, Ordering::Release);
+    }
+
+    fn guardian_event(&self, pair: &Arc<Pair>, flags: EventFlags, buffer: &mut [u8]) {
+        if flags.contains(EventFlags::OUT) {
+            let mut requests = lock(&pair.requests);
+            if !matches!(requests.flush(), Ok(false)) {
+                if let Some(socket) = &requests.socket {
+                    let _ = epoll::modify(&self.epoll, socket, token(Topic::Guardian, 0, pair.id), EventFlags::IN);
+                }
+            }
+        }
+        loop {
+            let requests = lock(&pair.requests);
+            let Some(socket) = &requests.socket else { return };
+            let received = socket::receive(socket, buffer);
+            drop(requests);
+            let Ok(Some(packet)) = received else {
+                if received.is_err_and(|errno| errno == Errno::AGAIN) {
+                    return;
+                }
+                return self.guardian_silent(pair);
+            };
+            match FromGuardian::decode(&buffer[..packet.len]) {
+                Ok(FromGuardian::Hello { abi: ABI }) => *lock(&pair.guardian) = packet.fds.into_iter().next(),
+                Ok(FromGuardian::Swept { id, killed, survivors }) => self.swept(id, killed, survivors),
+                _ => return self.guardian_silent(pair),
+            }
+        }
+    }
+
+    fn swept(&self, id: u32, killed: u32, survivors: u32) {
+        let found = lock(&self.shared).ports.get(id as i32).cloned();
+        let Some(port) = found else { return };
+        lock(&port.state).swept = Some((killed, survivors));
+        self.resolve_orphan(&port);
+    }
+
+    fn guardian_silent(&self, pair: &Arc<Pair>) {
+        lock(&pair.requests).close();
+        pair.current.store(false, Ordering::Release);
+        pair.guardian_gone.store(true, Ordering::Release);
+        if let Some(guardian) = lock(&pair.guardian).take() {
+            // It is ours only where the watchdog was gone before it: ECHILD otherwise.
+            let _ = rustix::process::waitid(WaitId::PidFd(guardian.as_fd()), WaitIdOptions::EXITED);
+        }
+        self.settle(pair);
+    }
+
+    fn watchdog_event(&self, pair: &Arc<Pair>) {
+        let _ = epoll::delete(&self.epoll, &pair.watchdog);
+        // Ours, and no runtime waits for children it does not know. ECHILD where SIGCHLD is ignored.
+        let _ = rustix::process::waitid(WaitId::PidFd(pair.watchdog.as_fd()), WaitIdOptions::EXITED);
+        pair.current.store(false, Ordering::Release);
+        pair.watchdog_gone.store(true, Ordering::Release);
+        self.settle(pair);
+    }
+
+    /// Ports whose keepers are silent end when both helpers are gone; so does the pair, with its last port.
+    fn settle(&self, pair: &Arc<Pair>) {
+        let mut shared = lock(&self.shared);
+        let gone = pair.watchdog_gone.load(Ordering::Acquire) && pair.guardian_gone.load(Ordering::Acquire);
+        let ports: Vec<_> = shared.ports.iter().filter(|port| port.pair == pair.id).cloned().collect();
+        if gone && pair.ports.load(Ordering::Acquire) == 0 {
+            shared.pairs.remove(&pair.id);
+        }
+        drop(shared);
+        ports.iter().for_each(|port| self.resolve_orphan(port));
+    }
+
+    fn pause(&self) -> Option<Timespec> {
+        let first = lock(&self.deadlines).peek().map(|Reverse((at, _))| *at);
+        first.and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok())
+    }
+
+    /// Keepers that have missed their deadline are the guardian's business.
+    fn deadlines_up(&self) {
+        let now = Instant::now();
+        loop {
+            let mut deadlines = lock(&self.deadlines);
+            match deadlines.peek() {
+                Some(Reverse((at, _))) if *at <= now => {}
+                _ => return,
+            }
+            let Some(Reverse((_, handle))) = deadlines.pop() else { return };
+            drop(deadlines);
+            let shared = lock(&self.shared);
+            let Some(port) = shared.ports.get(handle).cloned() else { continue };
+            let pair = shared.pairs.get(&port.pair).cloned();
+            drop(shared);
+            let asked = std::mem::replace(&mut lock(&port.state).end_asked, true);
+            if let (false, false, Some(pair)) = (port.is_over(), asked, pair) {
+                let request = ToGuardian::End { id: handle as u32 }.encode();
+                if lock(&pair.requests).send(request, Vec::new()) == Ok(false) {
+                    self.want_room_at_guardian(&pair);
+                }
+            }
+        }
+    }
+
+    /// 0 both, 1 the guardian or the watchdog alone, 2 none.
+    pub fn guards(&self, pair: u32) -> u32 {
+        match lock(&self.shared).pairs.get(&pair) {
+            Some(pair) if !pair.guardian_gone.load(Ordering::Acquire) => {
+                u32::from(pair.watchdog_gone.load(Ordering::Acquire))
+            }
+            _ => 2,
+        }
+    }
+}
+
+/// Reads and drops; true at the end of the stream.
+fn drain(end: &mut crate::runtime::pipe::End, port: &Port, buffer: &mut [u8]) -> bool {
+    for _ in 0..16 {
+        match end.read(buffer) {
+            Ok(0) => return true,
+            Ok(_) => port.discarded.store(true, Ordering::Release),
+            Err(Errno::AGAIN) => return false,
+            Err(_) => return true,
+        }
+    }
+    false // level-triggered: the rest comes with the next event, after others had their turn
+}

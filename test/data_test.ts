@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/** What a program writes arrives: every byte, in order, and before the end is told. */
+
+import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { mergeReadableStreams, TextLineStream, toText } from "@std/streams";
+import { Mailbox, type Message, open, type Port, WindowFullError } from "../mod.ts";
+import {
+  alive,
+  assert,
+  identity,
+  left,
+  Pattern,
+  pause,
+  PROBE,
+  textOf,
+  until,
+  within,
+} from "./helpers.ts";
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** Reads the messages of `port` to their end and checks that they are the probe's pattern. */
+async function receivePattern(port: Port, window: number) {
+  const [out, err] = [new Pattern(1), new Pattern(2)];
+  let exit: Extract<Message, { type: "exit" }> | undefined;
+  for await (const message of port) {
+    assertEquals(exit, undefined, `a ${message.type} message after exit`);
+    if (message.type === "exit") exit = message;
+    else if (message.type === "data" || message.type === "error") {
+      const { length } = message.data;
+      assert(length > 0 && length <= window, `${length} bytes in a window of ${window}`);
+      (message.type === "data" ? out : err).feed(message.data);
+    }
+  }
+  assert(exit !== undefined, "no exit message");
+  return { out: out.bytes, err: err.bytes, exit };
+}
+
+for (
+  const [total, window] of [[64 * MIB, 10_240], [64 * MIB, MIB], [MIB, 16]] as const
+) {
+  Deno.test(`${total / MIB} MiB of mixed output through a window of ${window} bytes`, async () => {
+    const half = total / 2;
+    await using port = await open(PROBE, ["flood", `${half}`, `${half}`], { stdioWindow: window });
+    const { out, err, exit } = await receivePattern(port, window);
+    assertEquals([out, err], [half, half]);
+    assertEquals([exit.reason, exit.status.cause], [{ kind: "normal" }, "exit"]);
+    assertEquals([exit.status.truncated, await port.drained], [false, { truncated: false }]);
+  });
+}
+
+Deno.test("a child that exits at once after writing loses nothing, a hundred times", async () => {
+  for (let size = 0; size < 100 * KIB; size += KIB + 1) {
+    await using port = await open(PROBE, ["flood", `${size}`, `${100 * KIB - size}`]);
+    const { out, err, exit } = await receivePattern(port, 10_240);
+    assertEquals([out, err, exit.reason], [size, 100 * KIB - size, { kind: "normal" }]);
+  }
+});
+
+Deno.test("the messages of several ports come to one mailbox, each in order and each with its end", async () => {
+  await using owner = new Mailbox();
+  const sizes = new Map<Port, { pattern: Pattern; size: number }>();
+  for (const size of [MIB, 2 * MIB, 3 * MIB]) {
+    const port = await open(PROBE, ["flood", `${size}`, "0"], { owner });
+    sizes.set(port, { pattern: new Pattern(1), size });
+  }
+  for (let ends = 0; ends < sizes.size;) {
+    const message = await owner.receive();
+    const one = sizes.get(message.port);
+    assert(one !== undefined, "a message of a port that nobody opened");
+    if (message.type === "data") one.pattern.feed(message.data);
+    if (message.type === "exit") assertEquals([++ends, one.pattern.bytes], [ends, one.size]);
+  }
+});
+
+Deno.test("a shell's output through a process substitution ends by EOF and is whole", async () => {
+  const script = "exec > >(sed s/^/x/); seq 1 100000";
+  await using port = await open("bash", ["-c", script], { flushMs: 60_000 });
+  const lines = port.stdout
+    .pipeThrough(new TextDecoderStream())
+    .pipeThrough(new TextLineStream()) as ReadableStream<string>;
+  let count = 0;
+  const all = async () => {
+    for await (const line of lines) assertEquals(line, `x${++count}`);
+    return await port.status;
+  };
+  // Well under flushMs: only the end of the stream can be what ended it.
+  const status = await within(all(), { what: "EOF, not the timer", deadlineMs: 50_000 });
+  assertEquals([count, status.cause, status.killed], [100_000, "exit", 0]);
+});
+
+Deno.test("descendants that hold the output are ended once flushMs is over", async () => {
+  await using port = await open(PROBE, ["hold-pipe"], { flushMs: 50, delayToSigkill: 0 });
+  const text: string = await toText(port.stdout);
+  const [, holder = 0] = text.trim().split(" ").slice(1).map(Number);
+  const status = await port.status;
+  assertEquals([status.reason, status.cause, status.killed], [{ kind: "normal" }, "exit", 1]);
+  assert(holder > 0, text);
+  assertEquals(left([holder]), []);
+  assertEquals(await port.drained, { truncated: false });
+});
+
+Deno.test("a slow reader gets all that a child left in the pipe, however short drainTimeoutMs is", async () => {
+  const size = 64 * KIB;
+  await using port = await open(PROBE, ["flood", `${size}`, "0"], { drainTimeoutMs: 100 });
+  await port.status;
+  const reader = port.stdout.getReader({ mode: "byob" });
+  const pattern = new Pattern(1);
+  while (true) {
+    const { value, done } = await reader.read(new Uint8Array(10 * KIB));
+    if (value !== undefined) pattern.feed(value);
+    if (done) break;
+    await pause(300);
+  }
+  assertEquals([pattern.bytes, await port.drained], [size, { truncated: false }]);
+});
+
+Deno.test("a selective receive behind a full window is refused by name, with discard it is served", async () => {
+  await using owner = new Mailbox();
+  const port = await open(PROBE, ["flood", `${MIB}`, `${MIB}`], { owner });
+  const isExit = (message: Message) => message.type === "exit";
+  const error = await assertRejects(() => within(owner.receive(isExit), { what: "an answer" }));
+  assertInstanceOf(error, WindowFullError);
+  assert(error.message.includes("flood") || error.message.includes(`${port.pid}`), error.message);
+  // Nothing was lost by the refusal: the first message is still the first.
+  const first = await owner.receive();
+  assert(first.type === "data" || first.type === "error");
+  new Pattern(first.type === "data" ? 1 : 2).feed(first.data);
+  const exit = await owner.receive(isExit, { discard: true });
+  assert(exit.type === "exit" && exit.port === port);
+  assertEquals(exit.reason, { kind: "normal" });
+});
+
+Deno.test("a selective receive leaves what does not match in its place", async () => {
+  await using owner = new Mailbox();
+  await open("sh", ["-c", "echo out; echo err >&2"], { owner });
+  const error = await owner.receive((message) => message.type === "error");
+  assert(error.type === "error");
+  assertEquals(textOf(error.data), "err\n");
+  const data = await owner.receive();
+  assert(data.type === "data");
+  assertEquals([textOf(data.data), (await owner.receive()).type], ["out\n", "exit"]);
+});
+
+Deno.test("@std/streams merges stdout and stderr, and reads them as text", async () => {
+  await using both = await open(PROBE, ["flood", `${MIB}`, `${MIB}`]);
+  let bytes = 0;
+  const merged: ReadableStream<Uint8Array> = mergeReadableStreams(both.stdout, both.stderr);
+  for await (const chunk of merged) bytes += chunk.length;
+  assertEquals(bytes, 2 * MIB);
+  await using port = await open("printf", ["grüße\n"]);
+  assertEquals(await toText(port.stdout), "grüße\n");
+});
+
+Deno.test("text, bytes and lines read stdout and let stderr go", async () => {
+  const script = "seq 1 3; head -c 1000000 /dev/zero >&2";
+  await using text = await open("sh", ["-c", script]);
+  assertEquals(await text.text(), "1\n2\n3\n");
+  await using bytes = await open(PROBE, ["flood", `${MIB}`, `${MIB}`]);
+  const pattern = new Pattern(1);
+  pattern.feed(await bytes.bytes());
+  assertEquals(pattern.bytes, MIB);
+  await using port = await open("sh", ["-c", `${script}; printf last`]);
+  assertEquals(await Array.fromAsync(port.lines()), ["1", "2", "3", "last"]);
+});
+
+Deno.test("the stream that was claimed first wins, the loser is told", async () => {
+  await using port = await open("cat");
+  await port.command("one\n");
+  for await (const message of port) {
+    assertEquals(message.type, "data");
+    break;
+  }
+  await assertRejects(() => port.stdout.getReader().read(), TypeError);
+  await using other = await open("cat");
+  await other.command("one\n");
+  const reader = other.stdout.getReader();
+  assertEquals(textOf((await reader.read()).value ?? new Uint8Array()), "one\n");
+  await assertRejects(async () => {
+    for await (const _ of other) break;
+  }, TypeError);
+});
+
+Deno.test("cancelling a stream is what the child sees as a closed pipe", async () => {
+  await using port = await open(PROBE, ["flood", `${64 * MIB}`, "0"]);
+  const id = identity(port.pid);
+  await port.stdout.cancel();
+  const { reason } = await within(port.status, { what: "the end by SIGPIPE" });
+  assertEquals(reason, { kind: "signal", signal: "SIGPIPE", number: 13 });
+  await until(() => !alive(id), { what: "its end" });
+});

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/** What a child starts with: clean signals, no stray descriptors, and the runtime's own attributes. */
+
+import { assertEquals } from "@std/assert";
+import { open } from "../mod.ts";
+import {
+  asRoot,
+  assert,
+  bytesOf,
+  children,
+  comm,
+  descriptors,
+  helpers,
+  leavesNothing,
+  PROBE,
+  ready,
+  Scratch,
+  stat,
+  statusField,
+  warmUp,
+} from "./helpers.ts";
+import { Host } from "./host_process.ts";
+
+await warmUp();
+
+Deno.test("a child starts with default dispositions, an empty mask and no descriptor above 2", async () => {
+  // The runtime itself ignores SIGPIPE; none of its state may reach the child.
+  await using port = await open("cat");
+  for (const field of ["SigIgn", "SigBlk", "SigCgt", "SigPnd", "ShdPnd"]) {
+    assertEquals(BigInt(`0x${statusField(port.pid, field)}`), 0n, field);
+  }
+  assertEquals(descriptors(port.pid)?.map((one) => one.split(" ")[0]).sort(), ["0", "1", "2"]);
+});
+
+Deno.test("a host with every signal ignored or blocked passes none of that on", async () => {
+  const under = ["env", "--ignore-signal", "--block-signal=USR1,USR2,HUP,TERM"];
+  await using host = Host.start(`say("ready", (await open("cat")).pid); await hear();`, { under });
+  const [pid = 0] = await host.numbers("ready");
+  for (const field of ["SigIgn", "SigBlk", "SigCgt"]) {
+    assertEquals(BigInt(`0x${statusField(pid, field)}`), 0n, field);
+  }
+});
+
+Deno.test("inherit and null: the child's streams are the runtime's own, or /dev/null", async () => {
+  await using host = Host.start(`
+    const port = await open("sh", ["-c", "readlink /proc/$$/fd/0; cat; echo shown; echo told >&2"], {
+      stdin: "null", stdout: "inherit", stderr: "piped",
+    });
+    for await (const message of port) {
+      if (message.type === "error") say("stderr", new TextDecoder().decode(message.data).trim());
+    }
+    say("stdin", await port.command("x").catch((error) => error.name));
+  `);
+  await host.next("/dev/null");
+  await host.next("shown");
+  assertEquals(await host.next("stderr"), ["told"]);
+});
+
+Deno.test("watchdog, guardian and keepers hold their own descriptors, names, signals and nothing else", async () => {
+  await using host = Host.start(`
+    const one = await open("cat");
+    const two = await open("cat");
+    say("ready", one.pid, two.pid);
+    await hear();
+  `);
+  const pids = await host.numbers("ready");
+  const { watchdog, guardian, keepers } = helpers(host.pid);
+  assertEquals(
+    keepers.flatMap(children).sort(),
+    pids.sort(),
+    "each keeper has its child and no other",
+  );
+  const all = [watchdog, guardian, ...keepers];
+  assertEquals(new Set([watchdog, guardian, keepers[0] ?? 0].map(comm)).size, 3, "three names");
+  assertEquals(
+    new Set([watchdog, guardian, keepers[0] ?? 0].map(commandLine)).size,
+    3,
+    "three texts",
+  );
+  for (const pid of all) {
+    assertEquals(Deno.readFileSync(`/proc/${pid}/environ`).length, 0, `${comm(pid)}'s environment`);
+    assertEquals(stat(pid)?.[3], stat(host.pid)?.[3], `${comm(pid)}'s session is the host's`);
+    const fds = descriptors(pid) ?? [];
+    const stdio = fds.filter((fd) => /^[012] /.test(fd));
+    assertEquals(stdio.length, 3, `${comm(pid)}: ${fds}`);
+    assert(stdio.every((fd) => fd.endsWith("/dev/null")), `${comm(pid)}: ${fds}`);
+    assert(!fds.some((fd) => fd.includes("pipe:")), `${comm(pid)} holds a pipe: ${fds}`);
+  }
+});
+
+function commandLine(pid: number): string {
+  return Deno.readTextFileSync(`/proc/${pid}/cmdline`);
+}
+
+Deno.test("a thousand ports leave no descriptor, process or file behind", async () => {
+  await leavesNothing(async () => {
+    for (let i = 0; i < 100; i++) {
+      await Promise.all(Array.from({ length: 10 }, async (_, j) => {
+        await using port = await open(j % 2 === 0 ? "true" : "echo", ["x"]);
+        for await (const _ of port);
+      }));
+    }
+  });
+  assertEquals(
+    files().filter((name) => name.includes("proton") && !name.startsWith("proton_test_")),
+    [],
+  );
+});
+
+/** What stands where programs leave their files. */
+function files(): string[] {
+  return ["/tmp", "/dev/shm", "/run"].flatMap((folder) =>
+    [...Deno.readDirSync(folder)].map(({ name }) => name)
+  );
+}
+
+Deno.test("ports that are only opened and then dropped with their mailbox leave nothing either", async () => {
+  await leavesNothing(async () => {
+    for (let i = 0; i < 20; i++) {
+      await using port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 0 });
+      await ready(port);
+    }
+  });
+});
+
+// --- the environment ---------------------------------------------------------
+
+/** The environment of a process as it started, one entry a line of escaped bytes, sorted. */
+function environment(pid: number): string[] {
+  const text = new TextDecoder("latin1").decode(Deno.readFileSync(`/proc/${pid}/environ`));
+  return text.split("\0").filter((entry) => entry !== "").sort();
+}
+
+/** Starts the host with variables that no text can hold. */
+const BYTES = [
+  "bash",
+  "-c",
+  `export BYTES=$'\\xff\\xfe=\\x80' EMPTY= LINES_=$'a\\nb' TWICE='a=b=c' $'GR\\u00dcN=1'; exec "$@"`,
+  "bash",
+];
+
+Deno.test("the environment reaches the child byte for byte with --allow-ffi and --allow-run alone", async () => {
+  await using host = Host.start(
+    `say("ready", (await open("cat")).pid); await new Promise(() => {});`,
+    {
+      under: BYTES,
+      allow: ["--allow-ffi", "--allow-run"],
+    },
+  );
+  const [pid = 0] = await host.numbers("ready");
+  const entries = environment(pid);
+  assert(entries.includes("BYTES=\xff\xfe=\x80"), entries.join("\n"));
+  assertEquals(entries, environment(host.pid));
+});
+
+Deno.test("env lays over, null unsets, clearEnv starts from nothing", async () => {
+  await using host = Host.start(
+    `
+    Deno.env.set("LATE", "set");
+    Deno.env.delete("TWICE");
+    const over = await open("cat", [], { env: { EMPTY: null, NEW: "1", LINES_: "over" } });
+    const clear = await open("cat", [], { clearEnv: true, env: { ONLY: "this", NOT: null } });
+    say("ready", over.pid, clear.pid);
+    await hear();
+    `,
+    { under: BYTES },
+  );
+  const [over = 0, clear = 0] = await host.numbers("ready");
+  const expected = environment(host.pid)
+    .filter((entry) => !/^(EMPTY|LINES_|TWICE)=/.test(entry))
+    .concat("NEW=1", "LINES_=over", "LATE=set").sort();
+  assertEquals(environment(over), expected);
+  assertEquals(environment(clear), ["ONLY=this"]);
+});
+
+Deno.test("PATH of the child decides what is started", async () => {
+  using scratch = new Scratch();
+  Deno.writeTextFileSync(scratch.file("frobnicate"), "#!/bin/sh\necho mine\n", { mode: 0o755 });
+  const PATH = `/no/such:${scratch.path}:/usr/bin:/bin`;
+  await using port = await open("frobnicate", [], { env: { PATH } });
+  assertEquals(await port.text(), "mine\n");
+  await using relative = await open("./frobnicate", [], { cwd: scratch.path });
+  assertEquals(await relative.text(), "mine\n");
+});
+
+Deno.test("arguments and arg0 reach the child as bytes", async () => {
+  await using port = await open("cat", ["-", new Uint8Array([0xff, 0x20, 0xfe]), "", "-"], {
+    arg0: "kitten",
+  });
+  await using other = await open("sh", ["-c", "exec cat"]);
+  const words = Deno.readFileSync(`/proc/${port.pid}/cmdline`);
+  const expected = [...bytesOf("kitten\0-\0"), 0xff, 0x20, 0xfe, ...bytesOf("\0\0-\0")];
+  assertEquals([...words], expected);
+  await other.close();
+});
+
+Deno.test("variables set in a loop, here and in a Worker, while ports are opened: nothing crashes", async () => {
+  await using host = Host.start(`
+    if (self.name === "setter") {
+      self.onmessage = ({ data: stop }) => {
+        let i = 0;
+        for (; Atomics.load(stop, 0) === 0; i++) Deno.env.set("WORKER_" + i % 500, "x".repeat(i % 300));
+        self.postMessage(i);
+      };
+    } else {
+      const stop = new Int32Array(new SharedArrayBuffer(4));
+      const worker = new Worker(import.meta.url, { type: "module", name: "setter" });
+      const sets = new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
+      worker.postMessage(stop);
+      let right = 0;
+      for (let i = 0; i < 300; i++) {
+        for (let j = 0; j < 50; j++) Deno.env.set("MAIN_" + (i * 7 + j) % 400, "y".repeat(j));
+        Deno.env.set("TURN", String(i));
+        const port = await open("sh", ["-c", "echo $TURN"]);
+        if (await port.text() === i + "\\n") right++;
+      }
+      Atomics.store(stop, 0, 1);
+      say("done", right, await sets > 0 ? "while-set" : "not-set");
+      worker.terminate();
+    }
+  `);
+  assertEquals(await host.next("done"), ["300", "while-set"]);
+  assertEquals((await host.end()).code, 0);
+});
+
+// --- what the runtime is now is what the child is ----------------------------
+
+/** Starts the guardian, changes the runtime, and then opens the port that the test looks at. */
+const CHANGED = (change: string) => `
+await (await open("true")).status;
+const run = async (command, ...args) => {
+  const { success, stderr } = await new Deno.Command(command, { args }).output();
+  if (!success) throw new Error(command + ": " + new TextDecoder().decode(stderr));
+};
+const libc = Deno.dlopen("libc.so.6", {
+  umask: { parameters: ["u32"], result: "u32" },
+  setgroups: { parameters: ["usize", "buffer"], result: "i32" },
+  prctl: { parameters: ["i32", "usize", "usize", "usize", "usize"], result: "i32" },
+});
+${change}
+say("ready", (await open("cat")).pid);
+await hear();
+`;
+
+Deno.test("umask, cwd, rlimits, nice, affinity, policy and oom score of the runtime are the child's", async () => {
+  using scratch = new Scratch();
+  await using host = Host.start(CHANGED(`
+    libc.symbols.umask(0o137);
+    Deno.chdir(${JSON.stringify(scratch.path)});
+    const me = String(Deno.pid);
+    await run("prlimit", "--pid", me, "--nofile=321:654", "--core=0", "--fsize=123456789", "--stack=4194304:8388608");
+    await run("renice", "-n", "7", "-p", me);
+    await run("taskset", "-p", "2", me);
+    await run("chrt", "--batch", "-p", "0", me);
+    Deno.writeTextFileSync("/proc/self/oom_score_adj", "300");
+  `));
+  const [pid = 0] = await host.numbers("ready");
+  assertEquals(statusField(pid, "Umask"), "0137");
+  assertEquals(Deno.readLinkSync(`/proc/${pid}/cwd`), scratch.path);
+  const limits = Deno.readTextFileSync(`/proc/${pid}/limits`);
+  assertEquals(limits, Deno.readTextFileSync(`/proc/${host.pid}/limits`));
+  assert(/Max open files +321 +654/.test(limits), limits);
+  assertEquals(stat(pid)?.[16], "7", "nice");
+  assertEquals(statusField(pid, "Cpus_allowed_list"), "1");
+  assertEquals(stat(pid)?.[38], "3", "SCHED_BATCH");
+  assertEquals(Deno.readTextFileSync(`/proc/${pid}/oom_score_adj`), "300\n");
+});
+
+asRoot("groups set in the runtime after the guardian started are the child's", async () => {
+  await using host = Host.start(CHANGED(`
+    if (libc.symbols.setgroups(2n, new Uint32Array([54321, 65533])) !== 0) throw new Error("setgroups");
+  `));
+  const [pid = 0] = await host.numbers("ready");
+  assertEquals(statusField(pid, "Groups"), "54321 65533");
+});
+
+const NO_NEW_PRIVS = `
+if (libc.symbols.prctl(38, 1n, 0n, 0n, 0n) !== 0) throw new Error("PR_SET_NO_NEW_PRIVS");
+`;
+
+Deno.test("no_new_privs set in the runtime after the guardian started is the child's", async () => {
+  await using host = Host.start(CHANGED(NO_NEW_PRIVS));
+  const [pid = 0] = await host.numbers("ready");
+  assertEquals(statusField(pid, "NoNewPrivs"), "1");
+});
+
+Deno.test("a seccomp filter set in the runtime after the guardian started is the child's", async () => {
+  // One instruction that allows everything: what counts is that it is there.
+  await using host = Host.start(CHANGED(`${NO_NEW_PRIVS}
+    const filter = new Uint8Array([0x06, 0, 0, 0, 0, 0, 0xff, 0x7f]);
+    const program = new BigUint64Array([1n, BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(filter)))]);
+    const at = BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(program)));
+    if (libc.symbols.prctl(22, 2n, at, 0n, 0n) !== 0) throw new Error("PR_SET_SECCOMP");
+  `));
+  const [pid = 0] = await host.numbers("ready");
+  assertEquals(statusField(pid, "Seccomp_filters"), statusField(host.pid, "Seccomp_filters"));
+  assertEquals(statusField(pid, "Seccomp"), "2");
+});
+
+Deno.test("ports of the old guardian live on beside those of the new one", async () => {
+  await using host = Host.start(CHANGED(`
+    const before = await open("cat");
+    ${NO_NEW_PRIVS}
+    const after = await open("cat");
+    await before.command("old\\n");
+    await after.command("new\\n");
+    for (const port of [before, after]) {
+      for await (const { data } of port) {
+        say("echo", new TextDecoder().decode(data).trim());
+        break;
+      }
+    }
+  `));
+  assertEquals([await host.next("echo"), await host.next("echo")], [["old"], ["new"]]);
+});

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/** Main and Workers share one native library; a Worker's ports end with it and disturb nobody. */
+
+import { assertEquals } from "@std/assert";
+import type { Mode, Task } from "./fixtures/worker.ts";
+import {
+  alive,
+  Echo,
+  gone,
+  identities,
+  type Identity,
+  leavesNothing,
+  PROBE,
+  warmUp,
+  within,
+} from "./helpers.ts";
+import { Host, USERS } from "./host_process.ts";
+
+const SCRIPT = new URL("fixtures/worker.ts", import.meta.url);
+
+await warmUp();
+
+/** A Worker that is in the middle of `mode`, and the processes of its ports. */
+async function working(
+  mode: Mode,
+  flag?: Int32Array,
+): Promise<{ worker: Worker; ids: Identity[] }> {
+  const worker = new Worker(SCRIPT, { type: "module" });
+  const { promise, resolve, reject } = Promise.withResolvers<number[]>();
+  worker.onmessage = ({ data }) => resolve(data);
+  worker.onerror = (event) => {
+    event.preventDefault();
+    reject(new Error(`in the Worker: ${event.message}`));
+  };
+  const task: Task = { mode, probe: PROBE, ...(flag === undefined ? {} : { flag }) };
+  worker.postMessage(task);
+  const pids = await within(promise, { what: `a Worker that is ${mode}` });
+  return { worker, ids: identities(pids) };
+}
+
+Deno.test("main and a Worker with ports of their own do not disturb one another", async () => {
+  await using echo = await Echo.start();
+  const { worker, ids } = await working("mid-message");
+  for (let i = 0; i < 100; i++) await echo.turn();
+  assertEquals(ids.filter((id) => !alive(id)), []);
+  worker.terminate();
+  for (let i = 0; i < 100; i++) await echo.turn();
+  await gone(ids);
+  await echo.turn();
+});
+
+for (const mode of ["idle", "mid-read", "mid-message"] as const) {
+  Deno.test(`a hundred Workers terminated ${mode}: nothing crashes, nothing is left`, async () => {
+    await leavesNothing(async () => {
+      await using echo = await Echo.start();
+      for (let batch = 0; batch < 25; batch++) {
+        const workers = await Promise.all(Array.from({ length: 4 }, () => working(mode)));
+        for (const { worker } of workers) worker.terminate();
+        await echo.turn();
+        await gone(workers.flatMap(({ ids }) => ids));
+      }
+    });
+  });
+}
+
+Deno.test("a Worker terminated while it is busy: its port lives until the Worker yields", async () => {
+  await using echo = await Echo.start();
+  const flag = new Int32Array(new SharedArrayBuffer(4));
+  const { worker, ids } = await working("busy", flag);
+  try {
+    worker.terminate();
+    for (let i = 0; i < 10; i++) await echo.turn();
+    // Deno does not stop a Worker that is stuck in synchronous code.
+    assertEquals(ids.filter((id) => !alive(id)), []);
+  } finally {
+    Atomics.store(flag, 0, 1);
+  }
+  await gone(ids);
+});
+
+Deno.test("a Worker that closes itself, and one that throws, end their ports too", async () => {
+  for (const end of ["self.close()", "throw new Error('away')"]) {
+    await using host = Host.start(`
+      if (self.name === "inner") {
+        const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
+        const pids = await ready(port);
+        self.onmessage = () => { ${end}; };
+        self.postMessage(pids);
+      } else {
+        const worker = new Worker(import.meta.url, { type: "module", name: "inner" });
+        worker.onerror = (event) => event.preventDefault();
+        worker.onmessage = ({ data }) => say("ready", ...data);
+        await hear();
+        worker.postMessage("end");
+        await hear();
+      }
+    `);
+    const ids = identities(await host.numbers("ready"));
+    await host.tell("go\n");
+    await gone(ids);
+  }
+});
+
+for (const user of USERS) {
+  Deno.test(`as ${user.name}: a Worker terminated idle takes its trees along, the main ones live`, async () => {
+    await using host = Host.start(
+      `
+      if (self.name === "inner") {
+        const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
+        self.postMessage(await ready(port));
+      } else {
+        const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
+        say("main", ...await ready(port));
+        const worker = new Worker(import.meta.url, { type: "module", name: "inner" });
+        worker.onmessage = ({ data }) => say("inner", ...data);
+        await hear();
+        worker.terminate();
+        await hear();
+      }
+      `,
+      { user },
+    );
+    const main = identities(await host.numbers("main"));
+    const inner = identities(await host.numbers("inner"));
+    await host.tell("go\n");
+    await gone(inner);
+    assertEquals(main.filter((id) => !alive(id)), []);
+    host.kill();
+    await gone(main);
+  });
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+// host.mjs KIND MODULE PROBE: a process with ports, to be killed or to end.
+
+import process from "node:process";
+import { ready } from "./shared.mjs";
+
+const [kind, module, probe] = process.argv.slice(2);
+const { open } = await import(module);
+const say = (...words) => process.stdout.write(`${words.join(" ")}\n`);
+
+async function tree() {
+  const port = await open(probe, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
+  const pids = await ready(port);
+  return { port, pids };
+}
+
+switch (kind) {
+  case "three-trees": {
+    const trees = [await tree(), await tree(), await tree()];
+    say("ready", ...trees.flatMap(({ pids }) => pids));
+    break;
+  }
+  case "ref":
+  case "unref": {
+    const { port, pids } = await tree();
+    port.status.then(({ signal }) => say("status", signal));
+    if (kind === "unref") port.unref();
+    say("ready", ...pids);
+    say("last");
+    break;
+  }
+  default:
+    throw new Error(`unknown kind of host: ${kind}`);
+}
