@@ -29,7 +29,6 @@ const RETRY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 struct Guardian<'a> {
     requests: OwnedFd,
     runtime: OwnedFd,
-    /// The runtime's pid and uid as the first request showed them.
     events: OwnedFd,
     table: Table,
     /// By slot: the keeper's leash, which is closed by our end.
@@ -50,7 +49,6 @@ fn live(requests: OwnedFd, runtime: OwnedFd, table: Table, title: &Title) -> Res
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let [requests, runtime] = helper::keep_only([requests, runtime])?;
     let events = helper::child_events()?;
-    socket::tell_senders(&requests)?;
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     socket::send(&requests, &FromGuardian::Hello { abi: ABI }.encode(), &[own.as_fd()])?;
     drop(own);

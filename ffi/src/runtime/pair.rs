@@ -123,6 +123,8 @@ impl Pair {
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| errno_of(&e));
         let null = pipe::null()?;
         let (requests, far) = socket::pair()?;
+        // Before the first request: what is sent earlier would carry no sender.
+        socket::tell_senders(&far)?;
         let (watch, end) = socket::pair()?;
         let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
         let fds = [copy(&null)?, copy(&null)?, null, far, end, copy(library()?)?, own];

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * Launch OS processes so that nothing is ever left behind.
+ *
+ * ```ts
+ * import { open } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using port = await open("sh", ["-c", "sleep 1000 & echo ready"]);
+ * for await (const line of port.lines()) {
+ *   assertEquals(line, "ready");
+ *   break;
+ * }
+ * ```
+ *
+ * @module
+ */
+
+export {
+  type CloseOptions,
+  type KillOptions,
+  open,
+  Port,
+  type Request,
+  resetGuardian,
+} from "./src/port.ts";
+export {
+  Mailbox,
+  type Match,
+  type Message,
+  type ReceiveOptions,
+  type Sender,
+} from "./src/mailbox.ts";
+export type { ContainmentOptions, OpenOptions, Stdio } from "./src/options.ts";
+export type {
+  Cause,
+  Containment,
+  ExitReason,
+  ExitStatus,
+  Guards,
+  SignalName,
+  Survivor,
+  Usage,
+} from "./src/status.ts";
+export {
+  BrokenPipeError,
+  ClosedError,
+  ContainmentError,
+  NativeError,
+  PermissionError,
+  ProtonError,
+  SpawnError,
+  SurvivorsError,
+  WindowFullError,
+} from "./src/errors.ts";

@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * `open()` and the port: a contained program, its messages and its streams.
+ *
+ * @module
+ */
+
+import type { Core } from "./core.ts";
+import { ClosedError, typeError } from "./errors.ts";
+import { Mailbox, type Message, type Sender } from "./mailbox.ts";
+import { nativeCore } from "./native/load.ts";
+import { type OpenOptions, type Spec, validate } from "./options.ts";
+import { Process } from "./process.ts";
+import {
+  type Containment,
+  containment,
+  type ExitStatus,
+  type SignalName,
+  signalNumber,
+} from "./status.ts";
+import { concat } from "./streams.ts";
+
+/** How {@link Port.close} ends the tree. */
+export interface CloseOptions {
+  /** Milliseconds from SIGTERM to SIGKILL; 0 kills at once. Default: the port's `delayToSigkill`. */
+  graceMs?: number;
+  /** Milliseconds after which survivors are named. Default: `graceMs` + 5,000. */
+  deadlineMs?: number;
+}
+
+/** A message to a port, as the methods of the same names send it. */
+export type Request = { command: string | Uint8Array } | { connect: Mailbox } | "close";
+
+/** Whom {@link Port.kill} signals. */
+export interface KillOptions {
+  /** The child (default), its process group, or every descendant. */
+  scope?: "child" | "group" | "tree";
+}
+
+const secret: unique symbol = Symbol("port");
+
+/**
+ * A running program that leaves nothing behind: when the port is closed, when
+ * its owner ends, when the program exits or the runtime is killed, every
+ * descendant dies.
+ *
+ * ```ts
+ * import { open } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using port = await open("cat");
+ * await port.command("hello\n");
+ * await port.closeStdin();
+ * assertEquals(await port.text(), "hello\n");
+ * assertEquals((await port.status).success, true);
+ * ```
+ */
+export class Port implements Sender {
+  readonly #process: Process;
+  readonly #mailbox: Mailbox;
+  readonly #iterable: boolean;
+  #stdin: WritableStream<Uint8Array> | null = null;
+  #stdout: ReadableStream<Uint8Array<ArrayBuffer>> | null = null;
+  #stderr: ReadableStream<Uint8Array<ArrayBuffer>> | null = null;
+  #revoked = false;
+
+  /** Ports come from {@link open} and {@link Port.connect} only. */
+  constructor(key: typeof secret, process: Process, iterable: boolean) {
+    if (key !== secret) {
+      throw typeError("Cannot make a Port", "it stands for a program that runs", "use open()");
+    }
+    this.#process = process;
+    this.#mailbox = process.mailbox;
+    this.#iterable = iterable;
+  }
+
+  /** The child's process id (not a helper's). */
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  /** How it ended; resolves when the whole tree is gone, and never rejects. It does not wait for readers. */
+  get status(): Promise<ExitStatus> {
+    return this.#process.status;
+  }
+
+  /** Resolves when the last byte of stdout and stderr was delivered; `truncated` where some never were. */
+  get drained(): Promise<{ truncated: boolean }> {
+    return this.#process.drained;
+  }
+
+  /** What holds this port's tree at this moment. */
+  get containment(): Containment {
+    return containment(this.#process.report.guards);
+  }
+
+  /**
+   * The child's stdin. A write resolves when the kernel has taken the bytes.
+   *
+   * @throws {TypeError} where stdin is not `"piped"`.
+   */
+  get stdin(): WritableStream<Uint8Array> {
+    this.#mustBePiped(0);
+    return this.#stdin ??= this.#process.stdin.stream();
+  }
+
+  /**
+   * The child's stdout, a byte stream. Reading the property claims nothing; the first pull does.
+   *
+   * @throws {TypeError} where stdout is not `"piped"`.
+   */
+  get stdout(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    this.#mustBePiped(1);
+    return this.#stdout ??= this.#process.stdout.stream(this.#process.spec.highWaterMark);
+  }
+
+  /**
+   * The child's stderr, as {@link Port.stdout}.
+   *
+   * @throws {TypeError} where stderr is not `"piped"`.
+   */
+  get stderr(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    this.#mustBePiped(2);
+    return this.#stderr ??= this.#process.stderr.stream(this.#process.spec.highWaterMark);
+  }
+
+  #mustBePiped(number: 0 | 1 | 2): void {
+    const mode = this.#process.spec.stdio[number];
+    if (mode === "piped") return;
+    const name = ["stdin", "stdout", "stderr"][number];
+    throw typeError(
+      `Cannot use port.${name}`,
+      `it is "${mode}"`,
+      `open the port with ${name}: "piped"`,
+    );
+  }
+
+  /**
+   * Writes to the child's stdin, in the order of the calls. Resolves when the kernel has taken all of it.
+   *
+   * @throws {BrokenPipeError} when nobody reads it any more.
+   * @throws {ClosedError} after the end; it carries what was not sent.
+   */
+  async command(data: string | Uint8Array): Promise<void> {
+    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+    if (!(bytes instanceof Uint8Array)) {
+      throw typeError(
+        "Cannot send a command",
+        "it is neither text nor bytes",
+        "pass a string or a Uint8Array",
+      );
+    }
+    this.#mustOwn("command", bytes);
+    this.#mustBePiped(0);
+    await this.#process.stdin.write(bytes);
+  }
+
+  /** Half-close: the child reads the end of its stdin after what was written before; its output goes on. */
+  async closeStdin(): Promise<void> {
+    this.#mustOwn("closeStdin");
+    await this.#process.stdin.end();
+  }
+
+  /**
+   * Ends the tree: SIGTERM, grace, SIGKILL. Resolves when it is proven empty;
+   * a second call returns the first's promise. Output that nobody has taken is gone.
+   *
+   * @throws {SurvivorsError} naming what could not be ended before the deadline.
+   */
+  close(options: CloseOptions = {}): Promise<void> {
+    try {
+      this.#mustOwn("close");
+      return this.#process.close(
+        milliseconds("graceMs", options.graceMs),
+        milliseconds("deadlineMs", options.deadlineMs),
+      );
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  /**
+   * Gives the port to another mailbox: data and lifetime move along. Messages
+   * that were delivered before stay where they are; this mailbox gets
+   * `connected`. This handle is revoked; the one returned is the port of the
+   * messages to come.
+   *
+   * @throws {TypeError} while one of its streams is claimed.
+   */
+  // deno-lint-ignore require-await -- refusals are rejections
+  async connect(owner: Mailbox): Promise<Port> {
+    this.#mustOwn("connect");
+    const what = "Cannot connect the port";
+    if (!(owner instanceof Mailbox)) {
+      throw typeError(what, "the new owner is not a Mailbox", "pass a Mailbox");
+    }
+    for (const { claimedBy } of [this.#process.stdout, this.#process.stderr]) {
+      if (claimedBy !== null && claimedBy !== "messages") {
+        throw typeError(what, `${claimedBy} is being read`, "connect before reading its streams");
+      }
+    }
+    if (owner.disposed) throw disposed("connect");
+    this.#revoked = true;
+    this.#process.moveTo(owner);
+    const port = new Port(secret, this.#process, false);
+    this.#process.sender = port;
+    this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
+    return port;
+  }
+
+  /** `{ command }`, `{ connect }` or `"close"`, as the methods of these names. */
+  async send(request: Request): Promise<void> {
+    if (request === "close") return await this.close();
+    if (typeof request === "object" && request !== null && "command" in request) {
+      return await this.command(request.command);
+    }
+    if (typeof request === "object" && request !== null && "connect" in request) {
+      return void await this.connect(request.connect);
+    }
+    throw typeError(
+      "Cannot send",
+      "the request is not one of the three",
+      'send { command }, { connect } or "close"',
+    );
+  }
+
+  /**
+   * Sends a signal; the port stays as it is.
+   *
+   * @param signal name or number, default SIGTERM.
+   * @throws {ClosedError} where it is gone (ESRCH), or this handle does not own it any more (ENOTOWNER).
+   * @throws {TypeError} for the group of a child that stands in the runtime's own.
+   */
+  async kill(signal: SignalName | number = "SIGTERM", options: KillOptions = {}): Promise<void> {
+    this.#mustOwn("kill");
+    const { scope = "child" } = options;
+    if (!["child", "group", "tree"].includes(scope)) {
+      throw typeError(
+        "Cannot signal",
+        `${String(scope)} is not a scope`,
+        'use "child", "group" or "tree"',
+      );
+    }
+    if (scope === "group" && !this.#process.report.ownGroup) {
+      throw typeError(
+        "Cannot signal the group",
+        "the child stands in the runtime's own group, in a terminal's foreground",
+        'use scope "tree"',
+      );
+    }
+    await this.#process.kill(signalNumber(signal), scope);
+  }
+
+  #mustOwn(op: string, unsent?: Uint8Array): void {
+    if (!this.#revoked) return;
+    const subject = this.#process.subject;
+    throw new ClosedError({
+      what: `Cannot ${op} ${subject}`,
+      why: "this handle does not own it any more",
+      code: "ENOTOWNER",
+      mend: "use the handle that connect() returned",
+      op,
+      subject,
+      ...(unsent === undefined ? {} : { unsent }),
+    });
+  }
+
+  /** An open port keeps the event loop alive; this undoes {@link Port.unref}. */
+  ref(): void {
+    this.#process.ref();
+  }
+
+  /** The port does not keep the event loop alive. Its tree still ends with the program. */
+  unref(): void {
+    this.#process.unref();
+  }
+
+  /**
+   * All of stdout. An unclaimed stderr is read to nothing.
+   *
+   * @throws {RangeError} beyond `maxOutputBytes` (default 64 MiB); the tree is then ended with cause `"limit"`.
+   */
+  async bytes(): Promise<Uint8Array<ArrayBuffer>> {
+    this.#mustBePiped(1);
+    const { stdout, spec } = this.#process;
+    stdout.claim("port.bytes()");
+    this.#drainStderr();
+    const parts: Uint8Array[] = [];
+    const buffer = new Uint8Array(64 * 1024);
+    for (let total = 0;;) {
+      const got = await stdout.read(buffer);
+      if (got === 0) return concat(parts);
+      total += got;
+      if (total > spec.maxOutputBytes) {
+        throw this.#tooMuch(`more than maxOutputBytes (${spec.maxOutputBytes})`);
+      }
+      parts.push(buffer.slice(0, got));
+    }
+  }
+
+  /** All of stdout as text; what is not UTF-8 becomes U+FFFD. Bounds as {@link Port.bytes}. */
+  async text(): Promise<string> {
+    return new TextDecoder().decode(await this.bytes());
+  }
+
+  /**
+   * The lines of stdout without their ends (`\n` or `\r\n`). An unclaimed
+   * stderr is read to nothing. A line over `maxLineBytes` (default 1 MiB) is a
+   * RangeError, and the tree is ended with cause `"limit"`.
+   */
+  lines(): ReadableStream<string> {
+    this.#mustBePiped(1);
+    const { stdout, spec } = this.#process;
+    const decoder = new TextDecoder();
+    const buffer = new Uint8Array(64 * 1024);
+    let parts: Uint8Array[] = [];
+    let length = 0;
+    const line = (last: Uint8Array) => {
+      const whole = concat([...parts, last]);
+      (parts = [], length = 0);
+      return decoder.decode(whole.at(-1) === 13 ? whole.subarray(0, -1) : whole);
+    };
+    const pull = async (controller: ReadableStreamDefaultController<string>) => {
+      stdout.claim("port.lines()");
+      this.#drainStderr();
+      for (let found = false; !found;) {
+        const got = await stdout.read(buffer);
+        if (got === 0) {
+          if (length > 0) controller.enqueue(line(new Uint8Array(0)));
+          return controller.close();
+        }
+        let from = 0;
+        for (
+          let end = buffer.indexOf(10);
+          end !== -1 && end < got;
+          end = buffer.indexOf(10, from)
+        ) {
+          controller.enqueue(line(buffer.subarray(from, end)));
+          (from = end + 1, found = true);
+        }
+        if (from < got) parts.push(buffer.slice(from, got));
+        length += got - from;
+        if (length > spec.maxLineBytes) {
+          throw this.#tooMuch(`a line of more than maxLineBytes (${spec.maxLineBytes})`);
+        }
+      }
+    };
+    return new ReadableStream({ pull, cancel: () => stdout.cancel() }, { highWaterMark: 0 });
+  }
+
+  #tooMuch(what: string): RangeError {
+    this.#process.stop("limit");
+    return new RangeError(
+      `Cannot read stdout of ${this.#process.subject}: ${what} (ELIMIT): raise the limit, or read the stream`,
+    );
+  }
+
+  #drainStderr(): void {
+    const { stderr } = this.#process;
+    if (stderr.claimedBy !== null || !stderr.open) return;
+    stderr.claim("nobody");
+    const drain = async () => {
+      const buffer = new Uint8Array(64 * 1024);
+      while (await stderr.read(buffer) > 0);
+    };
+    drain().catch((error) =>
+      this.#process.core.report(this.#process.handle) && queueMicrotask(() => {
+        throw error;
+      })
+    );
+  }
+
+  /**
+   * The port's messages, for a port that owns itself; ends after `exit`, or
+   * after `closed` where the port was closed. Leaving the loop does not close the port.
+   *
+   * @throws {TypeError} where the port has an owner: receive from that.
+   */
+  [Symbol.asyncIterator](): AsyncGenerator<Message, void, void> {
+    if (!this.#iterable) {
+      throw typeError(
+        "Cannot iterate the port",
+        "its messages go to its owner",
+        "receive from the Mailbox",
+      );
+    }
+    return this.#mailbox[Symbol.asyncIterator]();
+  }
+
+  /** As {@link Port.close}; a revoked handle has nothing to close. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#revoked) await this.close();
+  }
+}
+
+function milliseconds(name: string, value: number | undefined): number | undefined {
+  if (value === undefined || (Number.isInteger(value) && value >= 0 && value < 2 ** 31)) {
+    return value;
+  }
+  throw new RangeError(
+    `Cannot close: ${name} is ${String(value)} (ERANGE): pass whole milliseconds, 0 or more`,
+  );
+}
+
+function disposed(op: string): ClosedError {
+  return new ClosedError({
+    what: `Cannot ${op}`,
+    why: "its owner has been disposed",
+    code: "ECLOSED",
+    mend: "use a mailbox that is alive",
+    op,
+    subject: "mailbox",
+  });
+}
+
+/**
+ * Starts a program that leaves nothing behind. Resolves when it runs.
+ *
+ * ```ts
+ * import { open } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using port = await open("bc", ["-q"]);
+ * await port.command("2 + 2\n");
+ * for await (const message of port) {
+ *   assertEquals(message.type === "data" && new TextDecoder().decode(message.data), "4\n");
+ *   break;
+ * }
+ * ```
+ *
+ * @param command a name to look up on the child's PATH, or a path.
+ * @param args what follows argv[0]: text, or bytes that need not be UTF-8.
+ * @throws {SpawnError} when it does not start; nothing is left behind.
+ * @throws {TypeError} or {RangeError} for what cannot be meant; nothing was started.
+ * @throws {PermissionError} where the runtime's permissions refuse it.
+ * @throws {NativeError} where the native library cannot be used.
+ */
+export async function open(
+  command: string,
+  args: readonly (string | Uint8Array)[] = [],
+  options: OpenOptions = {},
+  core?: Core,
+): Promise<Port> {
+  const spec = validate(command, args, options);
+  const owner = ownerOf(spec);
+  spec.signal?.throwIfAborted();
+  const process = new Process(core ?? nativeCore(), spec, owner ?? new Mailbox());
+  const port = new Port(secret, process, owner === null);
+  process.sender = port;
+  const aborted = watchAbort(process, spec.signal);
+  await process.running;
+  process.mailbox.join(process);
+  void process.farewell();
+  if (aborted()) {
+    await process.status;
+    throw spec.signal?.reason;
+  }
+  if (process.mailbox.disposed) {
+    await process.end("owner");
+    throw disposed("open");
+  }
+  return port;
+}
+
+function ownerOf(spec: Spec): Mailbox | null {
+  if (spec.owner === null) return null;
+  if (!(spec.owner instanceof Mailbox)) {
+    throw typeError("Cannot open", "owner is not a Mailbox", "pass a Mailbox, or nothing");
+  }
+  if (spec.owner.disposed) throw disposed("open");
+  return spec.owner;
+}
+
+/** Ends the tree when the signal is aborted; says whether it has been. */
+function watchAbort(process: Process, signal: AbortSignal | null): () => boolean {
+  if (signal === null) return () => false;
+  const abort = () => process.stop("abort");
+  signal.addEventListener("abort", abort, { once: true });
+  const forget = () => signal.removeEventListener("abort", abort);
+  Promise.race([process.status, process.running.then(() => process.status)]).then(forget, forget);
+  return () => signal.aborted;
+}
+
+/** The next `open` starts a new guardian, with what the runtime is then allowed: for programs that restricted themselves by Landlock, which cannot be read back. */
+export function resetGuardian(core: Core = nativeCore()): void {
+  core.reset();
+}

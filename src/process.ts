@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * One child under all the port handles that it may have in its life: what is
+ * known of it, its streams, its end.
+ *
+ * @module
+ */
+
+import type { Core, Handle, PortEvents, Report, Scope, StdioNumber } from "./core.ts";
+import {
+  ClosedError,
+  errnoName,
+  errnoSentence,
+  quote,
+  startError,
+  SurvivorsError,
+} from "./errors.ts";
+import type { Mailbox, Member, Sender } from "./mailbox.ts";
+import { Pump } from "./messages.ts";
+import type { Spec } from "./options.ts";
+import { type Cause, type ExitStatus, exitStatus } from "./status.ts";
+import { type Deferred, deferred, Input, Output, type Source } from "./streams.ts";
+
+/** How much longer than its grace a close may take where nobody says. */
+const PATIENCE_MS = 5_000;
+
+/** The life of one child. */
+export class Process implements PortEvents, Source, Member {
+  readonly core: Core;
+  readonly handle: Handle;
+  readonly spec: Spec;
+  readonly subject: string;
+  readonly drainTimeoutMs: number;
+  readonly stdin: Input;
+  readonly stdout: Output;
+  readonly stderr: Output;
+  /** Resolves when the program runs, rejects when it does not and nothing is left of it. */
+  readonly running: Promise<void>;
+  /** Resolves when the tree is gone. */
+  readonly status: Promise<ExitStatus>;
+  /** Resolves when the last byte was delivered. */
+  readonly drained: Promise<{ truncated: boolean }>;
+  readonly #running: Deferred<void> = deferred();
+  readonly #status: Deferred<ExitStatus> = deferred();
+  readonly #pump: Pump;
+  #report: Report | null = null;
+  #closing: Promise<void> | null = null;
+  #ending = false;
+  #over = false;
+  #wanted = true;
+  #holding = false;
+  #mailbox: Mailbox;
+  sender!: Sender;
+
+  constructor(core: Core, spec: Spec, mailbox: Mailbox) {
+    this.core = core;
+    this.spec = spec;
+    this.subject = quote(spec.command);
+    this.drainTimeoutMs = spec.drainTimeoutMs;
+    this.#mailbox = mailbox;
+    this.running = this.#running.promise;
+    this.status = this.#status.promise;
+    this.handle = core.spawn(spec, this);
+    const piped = (n: StdioNumber) => spec.stdio[n] === "piped";
+    this.stdin = new Input(this, piped(0));
+    this.stdout = new Output(this, 1, piped(1));
+    this.stderr = new Output(this, 2, piped(2));
+    this.#pump = new Pump([this.stdout, this.stderr], spec.windowBytes, {
+      deliver: (type, data, consumed) =>
+        this.#mailbox.deliver({ port: this.sender, type, data }, consumed),
+      blocked: () => this.#mailbox.review(),
+    });
+    this.drained = Promise.all([this.stdout.ended, this.stderr.ended, this.status]).then(
+      ([a, b]) => ({ truncated: a || b || this.report.discarded }),
+    );
+    this.drained.catch(() => {});
+    this.#keepAlive();
+    for (const output of [this.stdout, this.stderr]) void output.ended.then(() => this.#settled());
+  }
+
+  get report(): Report {
+    return this.#report !== null && this.#over ? this.#report : this.core.report(this.handle);
+  }
+
+  get pid(): number {
+    return this.#report?.pid ?? 0;
+  }
+
+  get blocked(): boolean {
+    return this.#pump.blocked;
+  }
+
+  /** No reason to stay alive and nothing left to tell. */
+  get over(): boolean {
+    return this.#over;
+  }
+
+  // ---- what the native side tells
+
+  started(report: Report): void {
+    this.#report = report;
+    if (report.failure === null) return this.#running.resolve();
+    this.#over = true;
+    this.#letGo();
+    this.core.release(this.handle);
+    this.#running.reject(startError(report.failure, this.spec));
+  }
+
+  exited(_report: Report): void {}
+
+  done(report: Report): void {
+    this.#report = report;
+    this.stdin.abandon("the program has ended");
+    this.#status.resolve(exitStatus(report));
+    for (const output of [this.stdout, this.stderr]) output.onTreeGone();
+    this.#settled();
+  }
+
+  ready(stream: StdioNumber): void {
+    if (stream === 0) this.stdin.onReady();
+    else if (stream === 1) this.stdout.onReady();
+    else this.stderr.onReady();
+  }
+
+  /** Gives the handle up when nothing is left to read; lets the event loop end when nobody is reading. */
+  #settled(): void {
+    if (this.#report?.done !== true || this.#over) return;
+    const open = [this.stdout, this.stderr].filter((output) => output.open);
+    if (!open.some((output) => output.claimedBy !== null)) this.#letGo();
+    if (open.some((output) => !output.dry)) return;
+    this.#over = true;
+    this.#letGo();
+    this.core.release(this.handle);
+  }
+
+  // ---- the event loop
+
+  #keepAlive(): void {
+    if (this.#holding || !this.#wanted || this.#over) return;
+    this.#holding = true;
+    this.core.ref();
+  }
+
+  #letGo(): void {
+    if (!this.#holding) return;
+    this.#holding = false;
+    this.core.unref();
+  }
+
+  ref(): void {
+    this.#wanted = true;
+    if (this.#report?.done !== true) this.#keepAlive();
+  }
+
+  unref(): void {
+    this.#wanted = false;
+    this.#letGo();
+  }
+
+  // ---- owners
+
+  flow(): void {
+    this.#pump.start();
+  }
+
+  /** What comes from now on goes to `mailbox`. */
+  moveTo(mailbox: Mailbox): void {
+    this.#mailbox.leave(this);
+    this.#mailbox = mailbox;
+    mailbox.join(this);
+  }
+
+  get mailbox(): Mailbox {
+    return this.#mailbox;
+  }
+
+  /** The last words: `exit` after all data, and `closed` where somebody closed. */
+  async farewell(): Promise<void> {
+    const status = await this.status;
+    const { truncated } = await this.drained;
+    const nothing = () => {};
+    const whole = { ...status, truncated };
+    this.#mailbox.deliver(
+      { port: this.sender, type: "exit", reason: status.reason, status: whole },
+      nothing,
+    );
+    if (this.#closing !== null) {
+      this.#mailbox.deliver({ port: this.sender, type: "closed" }, nothing);
+    }
+    this.#mailbox.leave(this);
+  }
+
+  // ---- the end
+
+  /** Asks for the end of the tree; the first cause counts. */
+  stop(cause: Cause, graceMs?: number, deadlineMs?: number): void {
+    const grace = graceMs ??
+      (cause === "owner" && this.spec.killOnOwnerDeath ? 0 : this.spec.graceMs);
+    const first = !this.#ending;
+    this.#ending = true;
+    if (!this.#over) this.core.close(this.handle, cause, grace, deadlineMs ?? grace + PATIENCE_MS);
+    if (!first) return;
+    this.stdin.abandon("the port is closed");
+    for (const output of [this.stdout, this.stderr]) output.abandon();
+    this.#pump.stop();
+  }
+
+  /** Resolves when the tree is proven gone. */
+  async end(cause: Cause, graceMs?: number, deadlineMs?: number): Promise<void> {
+    this.stop(cause, graceMs, deadlineMs);
+    const { survivors } = await this.status;
+    if (survivors.length === 0) return;
+    const who = survivors.map(({ pid, comm, reason }) => `${comm} (${pid}, ${reason})`).join(", ");
+    throw new SurvivorsError({
+      what: `Cannot end the tree of ${this.subject}`,
+      why: `still there: ${who}`,
+      code: "ESURVIVORS",
+      mend: "end those with the rights that it takes, or wait for what they wait for",
+      op: "close",
+      subject: this.subject,
+      survivors,
+    });
+  }
+
+  close(graceMs?: number, deadlineMs?: number): Promise<void> {
+    this.#closing ??= this.end("close", graceMs, deadlineMs);
+    this.#closing.catch(() => {});
+    return this.#closing;
+  }
+
+  get closing(): boolean {
+    return this.#closing !== null;
+  }
+
+  async kill(signal: number, scope: Scope): Promise<void> {
+    const result = this.#report?.done === true
+      ? -3
+      : await this.core.signal(this.handle, signal, scope);
+    if (result === 0) return;
+    throw new ClosedError({
+      what: `Cannot signal ${this.subject}`,
+      why: errnoSentence(-result),
+      code: errnoName(-result),
+      mend: "look at port.status first",
+      op: "kill",
+      subject: this.subject,
+    });
+  }
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * A child's stdin, stdout and stderr over a {@link Core}: bytes are read only
+ * when somebody asks for them, and what is not asked for stays in the pipe and
+ * blocks the child. That is the flow control.
+ *
+ * @module
+ */
+
+import type { Core, Handle, StdioNumber } from "./core.ts";
+import { BrokenPipeError, ClosedError, errnoName, errnoSentence, typeError } from "./errors.ts";
+
+const EAGAIN = -11;
+const EPIPE = -32;
+
+/** What one read takes at most, and what a default reader's chunks can grow to. */
+const CHUNK = 256 * 1024;
+
+/** Bytes that one stream may read in a row before timers and other ports get their turn. */
+const BUDGET = 4 * 1024 * 1024;
+
+const NAMES = ["stdin", "stdout", "stderr"] as const;
+
+/** One port's native side, as its streams need it. */
+export interface Source {
+  readonly core: Core;
+  readonly handle: Handle;
+  /** The command, for messages. */
+  readonly subject: string;
+  /** How long the end of an empty pipe is awaited once the tree is gone. */
+  readonly drainTimeoutMs: number;
+}
+
+/** Something that is waited for, and answered from outside. */
+export interface Deferred<T> {
+  readonly promise: Promise<T>;
+  resolve(value: T): void;
+  reject(reason: unknown): void;
+}
+
+/** A promise with its ends in hand. A rejection that nobody awaits is not an uncaught one. */
+export function deferred<T>(): Deferred<T> {
+  let resolve!: (value: T) => void;
+  let reject!: (reason: unknown) => void;
+  const promise = new Promise<T>((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  promise.catch(() => {});
+  return { promise, resolve, reject };
+}
+
+/** One scratch buffer for all default readers of this isolate: a chunk is a slice of exactly what was read. */
+let scratch: Uint8Array<ArrayBuffer> | undefined;
+
+/** One of the child's outputs. One consumer at a time reads it. */
+export class Output {
+  readonly number: 1 | 2;
+  /** Resolves, with whether bytes were lost, when the last byte was delivered. */
+  readonly ended: Promise<boolean>;
+  readonly #source: Source;
+  readonly #end: Deferred<boolean> = deferred();
+  #open = true;
+  #claimed: string | null = null;
+  #ready: Deferred<void> | null = null;
+  /** Bytes that were taken from the pipe but not delivered: a look ahead, or what an unread child has left behind. */
+  #held: Uint8Array | null = null;
+  /** The pipe itself has ended. */
+  #dry = false;
+  #treeGone = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #expired = false;
+  #row = 0;
+
+  constructor(source: Source, number: 1 | 2, piped: boolean) {
+    this.#source = source;
+    this.number = number;
+    this.ended = this.#end.promise;
+    if (!piped) this.#finish(false);
+  }
+
+  get open(): boolean {
+    return this.#open;
+  }
+
+  /** It has read so much in a row that others should have their turn: {@link wait} first. */
+  get due(): boolean {
+    return this.#row >= BUDGET;
+  }
+
+  /** Nothing is left in the pipe: what is still to be delivered is held here. */
+  get dry(): boolean {
+    return this.#dry;
+  }
+
+  get claimedBy(): string | null {
+    return this.#claimed;
+  }
+
+  /**
+   * Makes `by` the one consumer.
+   *
+   * @throws {TypeError} where another has claimed it before.
+   */
+  claim(by: string): void {
+    if (this.#claimed !== null && this.#claimed !== by) {
+      throw typeError(
+        `Cannot read ${NAMES[this.number]}`,
+        `it is being read by ${this.#claimed}`,
+        "read each stream in one way only",
+      );
+    }
+    this.#claimed = by;
+  }
+
+  /** Bytes that are there now: 0 at the end, -11 where there are none yet. */
+  readNow(into: Uint8Array): number {
+    if (!this.#open) return 0;
+    if (this.#held !== null) return this.#readHeld(into);
+    if (this.#dry) return this.#finish(false);
+    const got = this.#source.core.read(this.#source.handle, this.number, into);
+    if (got > 0) {
+      this.#row += got;
+      return got;
+    }
+    if (got === EAGAIN) return this.#expired ? this.#finish(true) : got;
+    if (got < 0) throw new Error(`read: ${errnoSentence(-got)} (${errnoName(-got)})`);
+    return this.#finish(false);
+  }
+
+  /** Waits for bytes: how many were read, 0 at the end. */
+  async read(into: Uint8Array): Promise<number> {
+    for (;;) {
+      if (!this.due) {
+        const got = this.readNow(into);
+        if (got !== EAGAIN) return got;
+      }
+      await this.wait();
+    }
+  }
+
+  /** Until there may be something to read. */
+  async wait(): Promise<void> {
+    this.#row = 0;
+    if (!this.#open || this.#held !== null || this.#dry) return;
+    if (this.#treeGone) this.#startDrain();
+    this.#ready ??= deferred();
+    const { promise } = this.#ready;
+    this.#source.core.arm(this.#source.handle, this.number);
+    await promise;
+    this.#stopDrain();
+  }
+
+  /** Whether a byte or the end is next; -11 where that is not known yet. The byte is kept. */
+  peek(): number {
+    if (this.#held !== null) return this.#held.length;
+    const one = new Uint8Array(1);
+    const got = this.readNow(one);
+    if (got > 0) this.#held = one;
+    return got;
+  }
+
+  /** The native side says that an armed read would not wait. */
+  onReady(): void {
+    this.#ready?.resolve();
+    this.#ready = null;
+  }
+
+  /**
+   * The tree is gone. What an unclaimed stream still holds (at most what a pipe
+   * is born with) is taken over, so that no descriptor waits for a reader who
+   * may never come.
+   */
+  onTreeGone(): void {
+    this.#treeGone = true;
+    if (!this.#open) return;
+    if (this.#claimed === null) this.#takeOver();
+    else if (this.#ready !== null) this.#startDrain();
+  }
+
+  /** Nobody is to read what is left. True where something may have been lost. */
+  abandon(): void {
+    const lost = this.#held !== null && this.#held.length > 0;
+    this.#held = null;
+    if (this.#open) this.#finish(lost);
+    this.onReady();
+  }
+
+  /** The consumer is not interested any more. */
+  cancel(): void {
+    this.#source.core.shut(this.#source.handle, this.number);
+    this.abandon();
+  }
+
+  #readHeld(into: Uint8Array): number {
+    const held = this.#held as Uint8Array;
+    const taken = held.subarray(0, into.length);
+    into.set(taken);
+    this.#held = taken.length < held.length ? held.subarray(taken.length) : null;
+    return taken.length;
+  }
+
+  #takeOver(): void {
+    const parts: Uint8Array[] = this.#held === null ? [] : [this.#held];
+    const buffer = new Uint8Array(CHUNK);
+    for (;;) {
+      const got = this.#source.core.read(this.#source.handle, this.number, buffer);
+      if (got === EAGAIN) break; // somebody outside the tree holds it: the reader who comes waits for it
+      if (got <= 0) {
+        this.#dry = true;
+        break;
+      }
+      parts.push(buffer.slice(0, got));
+    }
+    this.#held = parts.length > 0 ? concat(parts) : null;
+    if (this.#dry && this.#held === null) this.#finish(false);
+  }
+
+  #startDrain(): void {
+    this.#timer ??= setTimeout(() => {
+      this.#expired = true; // once more a look: what came in the last moment is not lost
+      this.onReady();
+    }, this.#source.drainTimeoutMs);
+  }
+
+  #stopDrain(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #finish(truncated: boolean): 0 {
+    this.#open = false;
+    this.#stopDrain();
+    this.#end.resolve(truncated);
+    return 0;
+  }
+
+  /** The byte stream over it: it claims at its first pull. */
+  stream(highWaterMark: number): ReadableStream<Uint8Array<ArrayBuffer>> {
+    const by = `the stream port.${NAMES[this.number]}`;
+    return new ReadableStream({
+      type: "bytes",
+      pull: async (controller) => {
+        this.claim(by);
+        const request = controller.byobRequest;
+        if (request?.view) return await this.#fill(controller, request);
+        scratch ??= new Uint8Array(CHUNK);
+        for (let ahead = 0;;) {
+          // The buffer is shared: it is filled and copied from without a wait in between.
+          const got = this.due ? EAGAIN : this.readNow(scratch);
+          if (got > 0) {
+            controller.enqueue(scratch.slice(0, got));
+            ahead += got;
+          } else if (got === 0) return controller.close();
+          else if (ahead === 0) await this.wait();
+          if (ahead > 0 && (got === EAGAIN || ahead > highWaterMark)) return;
+        }
+      },
+      cancel: () => this.cancel(),
+    });
+  }
+
+  async #fill(
+    controller: ReadableByteStreamController,
+    request: ReadableStreamBYOBRequest,
+  ): Promise<void> {
+    const view = request.view as ArrayBufferView<ArrayBuffer>;
+    const got = await this.read(new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
+    if (got === 0) controller.close();
+    request.respond(got);
+  }
+}
+
+/** One array of all. */
+export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** The child's stdin. Writes are done one after the other, whoever asks for them. */
+export class Input {
+  readonly #source: Source;
+  #last: Promise<unknown> = Promise.resolve();
+  #ready: Deferred<void> | null = null;
+  /** Why nothing can be written any more. */
+  #over: string | null = null;
+
+  constructor(source: Source, piped: boolean) {
+    this.#source = source;
+    if (!piped) this.#over = "it is not a pipe";
+  }
+
+  /** Resolves when the kernel has taken all of `bytes`. */
+  write(bytes: Uint8Array): Promise<void> {
+    const written = this.#last.then(() => this.#write(bytes));
+    this.#last = written.catch(() => {});
+    return written;
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
+    let rest = bytes;
+    while (rest.length > 0) {
+      if (this.#over !== null) throw this.#closed(this.#over, rest);
+      const took = this.#source.core.write(this.#source.handle, rest);
+      if (took === EPIPE) throw this.#broken(rest);
+      if (took < 0 && took !== EAGAIN) {
+        throw new Error(`write: ${errnoSentence(-took)} (${errnoName(-took)})`);
+      }
+      if (took === EAGAIN) await this.#room();
+      else rest = rest.subarray(took);
+    }
+  }
+
+  async #room(): Promise<void> {
+    this.#ready ??= deferred();
+    const { promise } = this.#ready;
+    this.#source.core.arm(this.#source.handle, 0);
+    await promise;
+  }
+
+  #closed(why: string, unsent: Uint8Array): ClosedError {
+    const { subject } = this.#source;
+    const what = `Cannot write to stdin of ${subject}`;
+    return new ClosedError({
+      what,
+      why,
+      code: "ECLOSED",
+      mend: "write before it is closed",
+      op: "command",
+      subject,
+      unsent,
+    });
+  }
+
+  #broken(unsent: Uint8Array): Error {
+    if (this.#over !== null) return this.#closed(this.#over, unsent);
+    const { subject } = this.#source;
+    return new BrokenPipeError({
+      what: `Cannot write to stdin of ${subject}`,
+      why: "nobody reads it any more",
+      code: "EPIPE",
+      mend: "look at its output for the reason",
+      op: "command",
+      subject,
+    });
+  }
+
+  /** Half-close, once everything before has been written. */
+  end(): Promise<void> {
+    const ended = this.#last.then(() => this.abandon("it is closed"));
+    this.#last = ended;
+    return ended;
+  }
+
+  /** No more from now on; whoever waits is told with what was not sent. */
+  abandon(why: string): void {
+    this.#over ??= why;
+    this.#source.core.shut(this.#source.handle, 0);
+    this.onReady();
+  }
+
+  onReady(): void {
+    this.#ready?.resolve();
+    this.#ready = null;
+  }
+
+  stream(): WritableStream<Uint8Array> {
+    return new WritableStream({
+      write: (chunk) => this.write(chunk),
+      close: () => this.end(),
+      abort: () => this.abandon("it was aborted"),
+    });
+  }
+}
+
+/** A stream's number, for those that route events. */
+export type { StdioNumber };
