@@ -58,9 +58,13 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let got = rustix::io::retry_on_intr(|| {
-        net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
-    })?;
+    let mut receive =
+        || rustix::io::retry_on_intr(|| net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags));
+    // A peer that left without reading all we sent is told once, before what it has sent itself; that is still there.
+    let got = match receive() {
+        Err(Errno::CONNRESET) => receive()?,
+        other => other?,
+    };
     let mut packet = Packet { len: got.bytes, fds: Vec::new(), sender: None };
     for message in control.drain() {
         match message {
@@ -76,4 +80,33 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
     }
     // A SEQPACKET peer that closed reads as zero bytes; nothing of ours sends an empty packet.
     Ok((packet.len > 0).then_some(packet))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_peer_that_left_mail_unread_are_heard() {
+        let (near, far) = pair().expect("a pair");
+        send(&near, b"unread", &[]).expect("room");
+        send(&far, b"last words", &[]).expect("room");
+        drop(far);
+        let mut buffer = [0; 64];
+        let packet = receive(&near, &mut buffer).expect("no error").expect("a packet");
+        assert_eq!(&buffer[..packet.len], b"last words");
+        assert!(receive(&near, &mut buffer).expect("no error").is_none());
+    }
+
+    #[test]
+    fn descriptors_come_along_and_too_large_a_packet_is_refused() {
+        let (near, far) = pair().expect("a pair");
+        send(&near, b"fd", &[near.as_fd(), far.as_fd()]).expect("room");
+        send(&near, &[0; 65], &[]).expect("room");
+        let mut buffer = [0; 64];
+        let packet = receive(&far, &mut buffer).expect("no error").expect("a packet");
+        assert_eq!((packet.len, packet.fds.len()), (2, 2));
+        assert_eq!(receive(&far, &mut buffer).err(), Some(Errno::MSGSIZE));
+        assert_eq!(receive(&far, &mut buffer).err(), Some(Errno::AGAIN));
+    }
 }
