@@ -31,7 +31,6 @@ export {
   type Match,
   type Message,
   type ReceiveOptions,
-  type Sender,
 } from "./src/mailbox.ts";
 export type { ContainmentOptions, OpenOptions, Stdio } from "./src/options.ts";
 export type {

@@ -10,23 +10,20 @@
 
 import { ClosedError, WindowFullError } from "./errors.ts";
 import type { Cause, ExitReason, ExitStatus } from "./status.ts";
+// The one upward edge, of types only: a message names its port (docs/decisions/0006).
+import type { Port } from "./port.ts";
 import { type Deferred, deferred } from "./streams.ts";
-
-/** What a message comes from: the port that was opened or adopted for this mailbox. */
-export interface Sender {
-  readonly pid: number;
-}
 
 /** From a port to its owner. `data` is stdout, `error` is stderr. */
 export type Message =
-  | { port: Sender; type: "data"; data: Uint8Array<ArrayBuffer> }
-  | { port: Sender; type: "error"; data: Uint8Array<ArrayBuffer> }
-  | { port: Sender; type: "exit"; reason: ExitReason; status: ExitStatus & { truncated: boolean } }
-  | { port: Sender; type: "closed" }
-  | { port: Sender; type: "connected" };
+  | { port: Port; type: "data"; data: Uint8Array<ArrayBuffer> }
+  | { port: Port; type: "error"; data: Uint8Array<ArrayBuffer> }
+  | { port: Port; type: "exit"; reason: ExitReason; status: ExitStatus & { truncated: boolean } }
+  | { port: Port; type: "closed" }
+  | { port: Port; type: "connected" };
 
 /** Which message is wanted: one of this port, or one for which this is true. */
-export type Match = Sender | ((message: Message) => boolean);
+export type Match = Port | ((message: Message) => boolean);
 
 /** How {@link Mailbox.receive} waits. */
 export interface ReceiveOptions {
@@ -39,7 +36,7 @@ export interface ReceiveOptions {
 
 /** What a mailbox knows of a port it owns. */
 export interface Member {
-  readonly sender: Sender;
+  readonly sender: Port;
   readonly subject: string;
   /** Its window is full: nothing more comes before something is consumed. */
   readonly blocked: boolean;

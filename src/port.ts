@@ -9,7 +9,7 @@
 
 import type { Core } from "./core.ts";
 import { ClosedError, typeError } from "./errors.ts";
-import { Mailbox, type Message, type Sender } from "./mailbox.ts";
+import { Mailbox, type Message } from "./mailbox.ts";
 import { nativeCore } from "./native/load.ts";
 import { type OpenOptions, type Spec, validate } from "./options.ts";
 import { Process } from "./process.ts";
@@ -57,7 +57,7 @@ const secret: unique symbol = Symbol("port");
  * assertEquals((await port.status).success, true);
  * ```
  */
-export class Port implements Sender {
+export class Port {
   readonly #process: Process;
   readonly #mailbox: Mailbox;
   readonly #iterable: boolean;

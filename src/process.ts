@@ -17,9 +17,10 @@ import {
   startError,
   SurvivorsError,
 } from "./errors.ts";
-import type { Mailbox, Member, Sender } from "./mailbox.ts";
+import type { Mailbox, Member } from "./mailbox.ts";
 import { Pump } from "./messages.ts";
 import type { Spec } from "./options.ts";
+import type { Port } from "./port.ts";
 import { type Cause, type ExitStatus, exitStatus } from "./status.ts";
 import { type Deferred, deferred, Input, Output, type Source } from "./streams.ts";
 
@@ -52,7 +53,8 @@ export class Process implements PortEvents, Source, Member {
   #wanted = true;
   #holding = false;
   #mailbox: Mailbox;
-  sender!: Sender;
+  /** The handle that owns it now; messages carry it. */
+  sender!: Port;
 
   constructor(core: Core, spec: Spec, mailbox: Mailbox) {
     this.core = core;

@@ -5,7 +5,7 @@
 
 import { assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { open, type OpenOptions } from "../mod.ts";
-import { assert, leavesNothing, warmUp } from "./helpers.ts";
+import { assert, leavesNothing, test, warmUp } from "./helpers.ts";
 
 await warmUp();
 
@@ -51,7 +51,7 @@ const BAD: [name: string, call: Call, kind: typeof TypeError | typeof RangeError
   ];
 
 for (const [name, [command, args, options], kind, names] of BAD) {
-  Deno.test(`${name} is a ${kind.name} that names it and the mend`, async () => {
+  test(`${name} is a ${kind.name} that names it and the mend`, async () => {
     await leavesNothing(async () => {
       const call = () =>
         open(command as string, args as string[] | undefined, options as OpenOptions | undefined);

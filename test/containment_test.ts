@@ -12,6 +12,7 @@ import {
   type Identity,
   identity,
   Scratch,
+  test,
   until,
 } from "./helpers.ts";
 import { Host, USERS } from "./host_process.ts";
@@ -95,7 +96,7 @@ async function started(host: Host): Promise<Identity[]> {
 
 for (const user of USERS) {
   for (const [name, act, cause] of SEEN) {
-    Deno.test(`as ${user.name}: when ${name}, all is gone by the time that is told`, async () => {
+    test(`as ${user.name}: when ${name}, all is gone by the time that is told`, async () => {
       await using host = Host.start(THREE_TREES(act + LIST + "await hear();"), { user });
       const ids = await started(host);
       await host.tell("go\n");
@@ -108,7 +109,7 @@ for (const user of USERS) {
   }
 
   for (const [name, end, after] of UNSEEN) {
-    Deno.test(`as ${user.name}: when the host ${name}, all is gone, its helpers too`, async () => {
+    test(`as ${user.name}: when the host ${name}, all is gone, its helpers too`, async () => {
       const under = ["prlimit", "--core=0"];
       await using host = Host.start(THREE_TREES(after), { user, under });
       const ids = await started(host);
@@ -122,7 +123,7 @@ for (const user of USERS) {
     });
   }
 
-  Deno.test(`as ${user.name}: onOwnerDeath "graceful" lets a child put its house in order, "kill" does not`, async () => {
+  test(`as ${user.name}: onOwnerDeath "graceful" lets a child put its house in order, "kill" does not`, async () => {
     using scratch = new Scratch().open();
     const [kept, cut] = [scratch.file("graceful"), scratch.file("kill")];
     await using host = Host.start(
@@ -143,7 +144,7 @@ for (const user of USERS) {
   });
 }
 
-Deno.test("one tree's end leaves the others alone", async () => {
+test("one tree's end leaves the others alone", async () => {
   await using host = Host.start(THREE_TREES(`
     await ports[0].close();
     say("left", ...left(pids));
@@ -156,7 +157,7 @@ Deno.test("one tree's end leaves the others alone", async () => {
   await gone(ids);
 });
 
-Deno.test("what ignores SIGTERM is sent it first, and SIGKILL after delayToSigkill", async () => {
+test("what ignores SIGTERM is sent it first, and SIGKILL after delayToSigkill", async () => {
   using scratch = new Scratch();
   const file = scratch.file("notes");
   await using host = Host.start(`
@@ -172,7 +173,7 @@ Deno.test("what ignores SIGTERM is sent it first, and SIGKILL after delayToSigki
   assertEquals(scratch.lines("notes"), ["TERM"], "one SIGTERM came before");
 });
 
-Deno.test("what obeys SIGTERM is not killed, however long delayToSigkill is", async () => {
+test("what obeys SIGTERM is not killed, however long delayToSigkill is", async () => {
   using scratch = new Scratch();
   const file = scratch.file("notes");
   await using host = Host.start(`
@@ -187,7 +188,7 @@ Deno.test("what obeys SIGTERM is not killed, however long delayToSigkill is", as
   assertEquals(scratch.lines("notes"), ["TERM"]);
 });
 
-Deno.test("close({ graceMs: 0 }) and delayToSigkill: 0 send SIGKILL and nothing before", async () => {
+test("close({ graceMs: 0 }) and delayToSigkill: 0 send SIGKILL and nothing before", async () => {
   using scratch = new Scratch();
   const [first, second] = [scratch.file("first"), scratch.file("second")];
   await using host = Host.start(`
@@ -219,7 +220,7 @@ for (let line = await hear(); line !== null; line = await hear()) {
 }
 `;
 
-Deno.test("signals to watchdog, guardian and keepers change nothing", async () => {
+test("signals to watchdog, guardian and keepers change nothing", async () => {
   await using host = Host.start(ECHOES);
   const ids = identities(await host.numbers("ready"));
   const { watchdog, guardian, keepers } = helpers(host.pid);
@@ -234,7 +235,7 @@ Deno.test("signals to watchdog, guardian and keepers change nothing", async () =
   }
 });
 
-Deno.test("the guardian is killed: its trees end, the cause says so, the next open works", async () => {
+test("the guardian is killed: its trees end, the cause says so, the next open works", async () => {
   await using host = Host.start(ECHOES);
   const ids = identities(await host.numbers("ready"));
   const { guardian, keepers } = helpers(host.pid);
@@ -248,7 +249,7 @@ Deno.test("the guardian is killed: its trees end, the cause says so, the next op
   assertEquals([echoed, guards], ["again", "both"]);
 });
 
-Deno.test("a keeper is killed: its tree ends, the other ports live", async () => {
+test("a keeper is killed: its tree ends, the other ports live", async () => {
   await using host = Host.start(ECHOES);
   const ids = identities(await host.numbers("ready"));
   const { watchdog, guardian, keepers } = helpers(host.pid);
@@ -262,7 +263,7 @@ Deno.test("a keeper is killed: its tree ends, the other ports live", async () =>
   assertEquals([now.watchdog, now.guardian], [watchdog, guardian]);
 });
 
-Deno.test("the watchdog is killed: ports live on and say so, the next open has a new pair", async () => {
+test("the watchdog is killed: ports live on and say so, the next open has a new pair", async () => {
   await using host = Host.start(ECHOES);
   const ids = identities(await host.numbers("ready"));
   const { watchdog } = helpers(host.pid);
@@ -281,7 +282,7 @@ Deno.test("the watchdog is killed: ports live on and say so, the next open has a
   await gone(ids);
 });
 
-Deno.test("a signal that stops the guardian does not stop the end of the host's trees", async () => {
+test("a signal that stops the guardian does not stop the end of the host's trees", async () => {
   await using host = Host.start(ECHOES);
   const ids = identities(await host.numbers("ready"));
   const { guardian } = helpers(host.pid);

@@ -6,7 +6,7 @@
 import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { type ExitReason, type Message, open, type OpenOptions, SpawnError } from "../mod.ts";
 import { Host } from "./host_process.ts";
-import { assert, leavesNothing, PROBE, ready, Scratch, warmUp, within } from "./helpers.ts";
+import { assert, leavesNothing, PROBE, ready, Scratch, test, warmUp, within } from "./helpers.ts";
 
 await warmUp();
 
@@ -22,7 +22,7 @@ const ANSWERS: [script: string, reason: ExitReason, code: number | null, signal:
   ];
 
 for (const [script, reason, code, signal] of ANSWERS) {
-  Deno.test(`"${script}" is told as ${JSON.stringify(reason)}`, async () => {
+  test(`"${script}" is told as ${JSON.stringify(reason)}`, async () => {
     await leavesNothing(async () => {
       await using port = await open("bash", ["-c", script]);
       const status = await port.status;
@@ -38,7 +38,7 @@ for (const [script, reason, code, signal] of ANSWERS) {
   });
 }
 
-Deno.test("the usage of the whole tree is in the status", async () => {
+test("the usage of the whole tree is in the status", async () => {
   await using port = await open("bash", [
     "-c",
     "for ((i = 0; i < 300000; i++)); do :; done; true | true",
@@ -65,7 +65,7 @@ function refusals(scratch: Scratch): [string, OpenOptions, string, string, numbe
   ];
 }
 
-Deno.test("what does not start rejects with stage, errno and a mend, and leaves nothing", async (t) => {
+test("what does not start rejects with stage, errno and a mend, and leaves nothing", async (t) => {
   using scratch = new Scratch();
   for (const [command, options, stage, code, errno] of refusals(scratch)) {
     await t.step(`${stage} ${code}: ${command.split("/").pop()}`, async () => {
@@ -82,7 +82,7 @@ Deno.test("what does not start rejects with stage, errno and a mend, and leaves 
   }
 });
 
-Deno.test("a missing program and a missing directory have different sentences", async () => {
+test("a missing program and a missing directory have different sentences", async () => {
   const message = async (promise: Promise<unknown>) => {
     const error = await assertRejects(() => promise);
     assertInstanceOf(error, SpawnError);
@@ -94,13 +94,13 @@ Deno.test("a missing program and a missing directory have different sentences", 
   assertMatch(folder, /"\/no\/such\/folder": no such directory/);
 });
 
-Deno.test("a script that cannot be executed directly is not run by a shell in secret", async () => {
+test("a script that cannot be executed directly is not run by a shell in secret", async () => {
   using scratch = new Scratch();
   Deno.writeTextFileSync(scratch.file("script"), "exit 0\n", { mode: 0o755 });
   await assertRejects(() => open(scratch.file("script")), SpawnError, "ENOEXEC");
 });
 
-Deno.test("timeoutMs ends the tree, and the cause says so", async () => {
+test("timeoutMs ends the tree, and the cause says so", async () => {
   await using port = await open(PROBE, ["double-fork", "2", "stay"], {
     timeoutMs: 300,
     delayToSigkill: 20,
@@ -110,7 +110,7 @@ Deno.test("timeoutMs ends the tree, and the cause says so", async () => {
   assertEquals([status.cause, status.signal, status.killed], ["timeout", "SIGTERM", 1]);
 });
 
-Deno.test("an aborted signal: before open, and while the program runs", async () => {
+test("an aborted signal: before open, and while the program runs", async () => {
   await leavesNothing(async () => {
     const before = AbortSignal.abort("too late");
     assertEquals(await open("cat", [], { signal: before }).catch((reason) => reason), "too late");
@@ -122,7 +122,7 @@ Deno.test("an aborted signal: before open, and while the program runs", async ()
   });
 });
 
-Deno.test("kill reaches the child alone by default, its tree when asked", async () => {
+test("kill reaches the child alone by default, its tree when asked", async () => {
   await using alone = await open("bash", [
     "-c",
     'trap "echo got" USR1; echo up; while :; do read; done',
@@ -139,7 +139,7 @@ Deno.test("kill reaches the child alone by default, its tree when asked", async 
   assertEquals((await tree.status).signal, "SIGKILL");
 });
 
-Deno.test("a host that ignores SIGCHLD still gets every exit code", async () => {
+test("a host that ignores SIGCHLD still gets every exit code", async () => {
   await using host = Host.start(
     `
     const port = await open("sh", ["-c", "exit 3"]);

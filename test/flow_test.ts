@@ -17,6 +17,7 @@ import {
   ready,
   Scratch,
   stat,
+  test,
   textOf,
   until,
   warmUp,
@@ -65,7 +66,7 @@ async function pipeSize(pid: number, fd: 1 | 2): Promise<number> {
   return Number(await output(PROBE, "pipe-size", `${pid}`, `${fd}`));
 }
 
-Deno.test("unread, a child can write what its two pipes hold and no more", async () => {
+test("unread, a child can write what its two pipes hold and no more", async () => {
   using scratch = new Scratch();
   await using owner = new Mailbox();
   const file = scratch.file("counts");
@@ -77,7 +78,7 @@ Deno.test("unread, a child can write what its two pipes hold and no more", async
 });
 
 for (const [which, type, stream] of [["out", "data", 1], ["err", "error", 2]] as const) {
-  Deno.test(`an owner that stops receiving std${which} holds the child back after one window`, async () => {
+  test(`an owner that stops receiving std${which} holds the child back after one window`, async () => {
     using scratch = new Scratch();
     await using owner = new Mailbox();
     const file = scratch.file("counts");
@@ -96,7 +97,7 @@ for (const [which, type, stream] of [["out", "data", 1], ["err", "error", 2]] as
     while (pattern.bytes <= most) await take();
   });
 
-  Deno.test(`a flood of std${which} does not keep the other stream from its reader`, async () => {
+  test(`a flood of std${which} does not keep the other stream from its reader`, async () => {
     const other = 1_000_000;
     const sizes = which === "out" ? [ENDLESS, `${other}`] : [`${other}`, ENDLESS];
     await using port = await open(PROBE, ["flood", ...sizes]);
@@ -112,7 +113,7 @@ for (const [which, type, stream] of [["out", "data", 1], ["err", "error", 2]] as
   });
 }
 
-Deno.test("8 MiB written to cat while nothing is read: the write waits, nothing is stuck", async () => {
+test("8 MiB written to cat while nothing is read: the write waits, nothing is stuck", async () => {
   await using echo = await Echo.start();
   await using port = await open("cat");
   const sent = new Uint8Array(8 * MIB).map((_, i) => i * 7 + (i >> 8));
@@ -135,7 +136,7 @@ Deno.test("8 MiB written to cat while nothing is read: the write waits, nothing 
   assertEquals((await port.status).reason, { kind: "normal" });
 });
 
-Deno.test("stdin as a stream keeps the same brake: pipeTo from a source through cat", async () => {
+test("stdin as a stream keeps the same brake: pipeTo from a source through cat", async () => {
   await using port = await open("cat");
   let pulled = 0;
   const source = new ReadableStream<Uint8Array>({
@@ -158,7 +159,7 @@ Deno.test("stdin as a stream keeps the same brake: pipeTo from a source through 
   assert(got.every((byte, i) => byte === ((Math.floor(i / 65_536) + 1) & 0xff)));
 });
 
-Deno.test("half-close: sort answers after closeStdin", async () => {
+test("half-close: sort answers after closeStdin", async () => {
   await using port = await open("sort");
   await port.command("pear\napple\n");
   await port.command(bytesOf("fig\n"));
@@ -168,7 +169,7 @@ Deno.test("half-close: sort answers after closeStdin", async () => {
   assertEquals(text, "apple\nfig\npear\n");
 });
 
-Deno.test("writing to a child that closed its stdin: BrokenPipeError, and the port lives on", async () => {
+test("writing to a child that closed its stdin: BrokenPipeError, and the port lives on", async () => {
   await using port = await open(PROBE, ["close-stdin"]);
   const [pid = 0] = await ready(port);
   const id = identity(pid);

@@ -36,14 +36,19 @@ async function built(): Promise<string> {
 /** True where the tests run as root. */
 export const ROOT: boolean = Deno.uid() === 0;
 
+/** Longer than any test takes where nothing is stuck. */
+const TEST_DEADLINE_MS = 120_000;
+
+/** Registers a test that fails, instead of hanging, when what it waits for never comes. */
+export function test(name: string, body: (t: Deno.TestContext) => Promise<void>): void {
+  Deno.test(name, (t) => within(body(t), { what: "its end", deadlineMs: TEST_DEADLINE_MS }));
+}
+
 /** Registers a test that only root can do; anybody else reads how to run it. */
 export function asRoot(name: string, body: (t: Deno.TestContext) => Promise<void>): void {
-  if (ROOT) return Deno.test(name, body);
-  Deno.test({
-    name: `${name} (skipped: run scripts/test as root, e.g. with sudo)`,
-    ignore: true,
-    fn: body,
-  });
+  if (ROOT) return test(name, body);
+  const cure = "skipped: run scripts/test as root, e.g. with sudo";
+  Deno.test({ name: `${name} (${cure})`, ignore: true, fn: body });
 }
 
 // --- conditions --------------------------------------------------------------
@@ -120,9 +125,18 @@ export function identity(pid: number): Identity {
   return { pid, start };
 }
 
+/** Of processes that a test started: those that it then fails to end are killed when its file is done. */
 export function identities(pids: readonly number[]): Identity[] {
-  return pids.map(identity);
+  const ids = pids.map(identity);
+  started.push(...ids);
+  return ids;
 }
+
+const started: Identity[] = [];
+
+globalThis.addEventListener("unload", () => {
+  for (const { pid } of started.filter(alive)) Deno.kill(pid, "SIGKILL");
+});
 
 /** A zombie of process 1 is gone as well: in some containers it reaps nobody. */
 export function alive({ pid, start }: Identity): boolean {

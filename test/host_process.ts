@@ -104,7 +104,8 @@ export class Host implements AsyncDisposable {
       if (line.done) {
         throw new Error(`the host ended before "${word}": ${passed} ${await this.#errors}`);
       }
-      const words = line.value.trim().split(" ");
+      // A terminal echoes what is typed in front of what is said.
+      const words = line.value.replaceAll("^C", "").trim().split(" ");
       if (words.includes(word)) return words.slice(words.indexOf(word) + 1);
       passed.push(line.value);
     }

@@ -13,6 +13,7 @@ import {
   type Identity,
   leavesNothing,
   PROBE,
+  test,
   warmUp,
   within,
 } from "./helpers.ts";
@@ -40,7 +41,7 @@ async function working(
   return { worker, ids: identities(pids) };
 }
 
-Deno.test("main and a Worker with ports of their own do not disturb one another", async () => {
+test("main and a Worker with ports of their own do not disturb one another", async () => {
   await using echo = await Echo.start();
   const { worker, ids } = await working("mid-message");
   for (let i = 0; i < 100; i++) await echo.turn();
@@ -52,7 +53,7 @@ Deno.test("main and a Worker with ports of their own do not disturb one another"
 });
 
 for (const mode of ["idle", "mid-read", "mid-message"] as const) {
-  Deno.test(`a hundred Workers terminated ${mode}: nothing crashes, nothing is left`, async () => {
+  test(`a hundred Workers terminated ${mode}: nothing crashes, nothing is left`, async () => {
     await leavesNothing(async () => {
       await using echo = await Echo.start();
       for (let batch = 0; batch < 25; batch++) {
@@ -65,7 +66,7 @@ for (const mode of ["idle", "mid-read", "mid-message"] as const) {
   });
 }
 
-Deno.test("a Worker terminated while it is busy: its port lives until the Worker yields", async () => {
+test("a Worker terminated while it is busy: its port lives until the Worker yields", async () => {
   await using echo = await Echo.start();
   const flag = new Int32Array(new SharedArrayBuffer(4));
   const { worker, ids } = await working("busy", flag);
@@ -80,7 +81,7 @@ Deno.test("a Worker terminated while it is busy: its port lives until the Worker
   await gone(ids);
 });
 
-Deno.test("a Worker that closes itself, and one that throws, end their ports too", async () => {
+test("a Worker that closes itself, and one that throws, end their ports too", async () => {
   for (const end of ["self.close()", "throw new Error('away')"]) {
     await using host = Host.start(`
       if (self.name === "inner") {
@@ -104,7 +105,7 @@ Deno.test("a Worker that closes itself, and one that throws, end their ports too
 });
 
 for (const user of USERS) {
-  Deno.test(`as ${user.name}: a Worker terminated idle takes its trees along, the main ones live`, async () => {
+  test(`as ${user.name}: a Worker terminated idle takes its trees along, the main ones live`, async () => {
     await using host = Host.start(
       `
       if (self.name === "inner") {

@@ -4,7 +4,7 @@
 /** A library that cannot be used is told by name, with the command that builds it. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { output, Scratch } from "./helpers.ts";
+import { output, Scratch, test } from "./helpers.ts";
 import { copyTree, Host } from "./host_process.ts";
 
 /** A copy of what a program needs, with the library in a state of the test's choice. */
@@ -66,7 +66,7 @@ const CASES: [name: string, code: string, spoil: (file: string) => void | Promis
 ];
 
 for (const [name, code, spoil] of CASES) {
-  Deno.test(`a library that is ${name}: NativeError that names the file and the command`, async () => {
+  test(`a library that is ${name}: NativeError that names the file and the command`, async () => {
     using tree = new Tree();
     await spoil(tree.library);
     assertTells(await tree.answer(), tree.library, code);
@@ -87,7 +87,7 @@ async function ofAnotherAbi(file: string): Promise<void> {
   await output("cc", "-shared", "-fPIC", "-o", file, `${file}.c`);
 }
 
-Deno.test("where the file may not be read, its loader's words decide", async () => {
+test("where the file may not be read, its loader's words decide", async () => {
   const allow = ["--allow-ffi", "--allow-run"];
   for (const [name, code, spoil] of CASES) {
     if (name === "shorter than its segments") continue; // the loader answers it with SIGBUS
@@ -97,7 +97,7 @@ Deno.test("where the file may not be read, its loader's words decide", async () 
   }
 });
 
-Deno.test("PROTON_STREAM_LIBRARY names the file where the variable may be read, and only there", async () => {
+test("PROTON_STREAM_LIBRARY names the file where the variable may be read, and only there", async () => {
   using tree = new Tree();
   using scratch = new Scratch();
   const moved = scratch.file("elsewhere.node");
@@ -113,7 +113,7 @@ Deno.test("PROTON_STREAM_LIBRARY names the file where the variable may be read, 
   );
 });
 
-Deno.test("the library works at mode 0644 and after its file was replaced", async () => {
+test("the library works at mode 0644 and after its file was replaced", async () => {
   using tree = new Tree();
   Deno.chmodSync(tree.library, 0o644);
   await using host = Host.start(

@@ -15,6 +15,7 @@ import {
   Pattern,
   PROBE,
   ready,
+  test,
   textOf,
   within,
 } from "./helpers.ts";
@@ -32,7 +33,7 @@ const ORDERS: [name: string, order: (port: Port, box: Mailbox) => unknown][] = [
   ["send connect", (port, box) => port.send({ connect: box })],
 ];
 
-Deno.test("a handle that is no longer the owner's is told so, and nothing happens", async () => {
+test("a handle that is no longer the owner's is told so, and nothing happens", async () => {
   await using first = new Mailbox();
   await using second = new Mailbox();
   await using stranger = new Mailbox();
@@ -51,7 +52,7 @@ Deno.test("a handle that is no longer the owner's is told so, and nothing happen
   assertEquals([textOf(answer.data), answer.port === port, alive(id)], ["mine\n", true, true]);
 });
 
-Deno.test("the old owner gets connected, and the order of both mailboxes is whole", async () => {
+test("the old owner gets connected, and the order of both mailboxes is whole", async () => {
   const first = new Mailbox();
   await using second = new Mailbox();
   const old = await open(PROBE, ["flood", `${8 * MIB}`, `${8 * MIB}`], { owner: first });
@@ -72,7 +73,7 @@ Deno.test("the old owner gets connected, and the order of both mailboxes is whol
   await first[Symbol.asyncDispose]();
 });
 
-Deno.test("fifty moves to and fro while data flows lose and double nothing", async () => {
+test("fifty moves to and fro while data flows lose and double nothing", async () => {
   const boxes = [new Mailbox(), new Mailbox()];
   const size = 16 * MIB;
   let port = await open(PROBE, ["flood", `${size}`, "0"], { owner: at(boxes, 0) });
@@ -100,7 +101,7 @@ function at(boxes: Mailbox[], index: number): Mailbox {
   return box;
 }
 
-Deno.test("a receive that waits at the new owner is served by what moves there", async () => {
+test("a receive that waits at the new owner is served by what moves there", async () => {
   await using second = new Mailbox();
   const first = new Mailbox();
   const old = await open("cat", [], { owner: first });
@@ -114,7 +115,25 @@ Deno.test("a receive that waits at the new owner is served by what moves there",
   await first[Symbol.asyncDispose]();
 });
 
-Deno.test("the tree's life hangs on the new owner, not on the old one", async () => {
+test("a receive that waits at the old owner is answered with connected", async () => {
+  await using second = new Mailbox();
+  const first = new Mailbox();
+  const old = await open("cat", [], { owner: first });
+  const waiting = first.receive();
+  await old.connect(second);
+  assertEquals((await within(waiting, { what: "connected" })).type, "connected");
+  const types: string[] = [];
+  const third = await open("cat", [], { owner: first });
+  const iterating = (async () => {
+    for await (const { type } of first) types.push(type);
+  })();
+  await third.connect(second);
+  await within(iterating, { what: "the end of the iteration" });
+  assertEquals(types, ["connected"]);
+  await first[Symbol.asyncDispose]();
+});
+
+test("the tree's life hangs on the new owner, not on the old one", async () => {
   const [first, second] = [new Mailbox(), new Mailbox()];
   const old = await open("sh", ["-c", "sleep 1000 & echo $!; wait"], {
     owner: first,
@@ -132,7 +151,7 @@ Deno.test("the tree's life hangs on the new owner, not on the old one", async ()
   assertEquals((await port.status).cause, "owner");
 });
 
-Deno.test("connect while a stream is claimed is a TypeError", async () => {
+test("connect while a stream is claimed is a TypeError", async () => {
   await using box = new Mailbox();
   await using port = await open("cat");
   await port.command("x");
@@ -140,7 +159,7 @@ Deno.test("connect while a stream is claimed is a TypeError", async () => {
   await assertRejects(async () => await port.connect(box), TypeError);
 });
 
-Deno.test("with an owner given, iterating the port is a TypeError", async () => {
+test("with an owner given, iterating the port is a TypeError", async () => {
   await using owner = new Mailbox();
   const port = await open("cat", [], { owner });
   await assertRejects(async () => {
@@ -148,7 +167,7 @@ Deno.test("with an owner given, iterating the port is a TypeError", async () => 
   }, TypeError);
 });
 
-Deno.test("close answers with exit and closed, in this order, once", async () => {
+test("close answers with exit and closed, in this order, once", async () => {
   await using owner = new Mailbox();
   const port = await open(PROBE, ["double-fork", "2", "stay"], { owner, delayToSigkill: 20 });
   const first = await owner.receive();
@@ -162,7 +181,7 @@ Deno.test("close answers with exit and closed, in this order, once", async () =>
   await assertRejects(() => owner.receive(), ClosedError);
 });
 
-Deno.test("use after close: ClosedError that carries the unsent bytes", async () => {
+test("use after close: ClosedError that carries the unsent bytes", async () => {
   await using owner = new Mailbox();
   const port = await open("cat", [], { owner });
   await port.close();
@@ -174,6 +193,7 @@ Deno.test("use after close: ClosedError that carries the unsent bytes", async ()
   const sent = new Uint8Array(MIB).map((_, i) => i);
   const writing = other.command(sent);
   writing.catch(() => {}); // It is asserted on below, after the close.
+  assertEquals((await owner.receive(other)).type, "data", "some of it was sent");
   await other.close();
   const cut = await assertRejects(() => writing);
   assertInstanceOf(cut, ClosedError);
@@ -181,7 +201,7 @@ Deno.test("use after close: ClosedError that carries the unsent bytes", async ()
   assertEquals(cut.unsent, sent.subarray(sent.length - cut.unsent.length));
 });
 
-Deno.test("receive gives up by time and by signal, and then loses nothing", async () => {
+test("receive gives up by time and by signal, and then loses nothing", async () => {
   await using owner = new Mailbox();
   const port = await open("cat", [], { owner });
   const late = await assertRejects(() => owner.receive(undefined, { timeoutMs: 20 }));
@@ -196,7 +216,7 @@ Deno.test("receive gives up by time and by signal, and then loses nothing", asyn
   assertEquals(textOf(message.data), "still here\n");
 });
 
-Deno.test("breaking out of an iteration leaves the port open", async () => {
+test("breaking out of an iteration leaves the port open", async () => {
   await using port = await open(PROBE, ["ready"]);
   await ready(port);
   const ids = identities([port.pid]);

@@ -4,7 +4,7 @@
 /** FFI would sidestep --allow-run, so `open` asks for it itself. */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { CHECKOUT } from "./helpers.ts";
+import { CHECKOUT, test } from "./helpers.ts";
 import { Host } from "./host_process.ts";
 
 const LIBRARY = `--allow-ffi=${CHECKOUT}npm/native`;
@@ -24,18 +24,18 @@ async function answer(allow: string[], call: string): Promise<string> {
   return (await host.next("answer")).join(" ");
 }
 
-Deno.test("--allow-ffi of the library's folder and --allow-run of the program are enough", async () => {
+test("--allow-ffi of the library's folder and --allow-run of the program are enough", async () => {
   assertEquals(await answer([LIBRARY, "--allow-run=true"], `open("true")`), "normal");
 });
 
-Deno.test("each permission that is missing is named, and nothing starts", async () => {
+test("each permission that is missing is named, and nothing starts", async () => {
   const refused = /^PermissionError: Cannot start "\S+": .+ \(\w+\): .*--allow-run/;
   assertMatch(await answer([LIBRARY, "--allow-run=cat"], `open("true")`), refused);
   assertMatch(await answer([LIBRARY], `open("true")`), refused);
   assertMatch(await answer(["--allow-run"], `open("true")`), /^PermissionError: .*--allow-ffi/);
 });
 
-Deno.test("the permission is for the file that is executed, not for its name", async () => {
+test("the permission is for the file that is executed, not for its name", async () => {
   // A PATH that leads to another program of the allowed name.
   const call = `open("true", [], { env: { PATH: "/proc/self/cwd" } })`;
   assertMatch(
@@ -44,7 +44,7 @@ Deno.test("the permission is for the file that is executed, not for its name", a
   );
 });
 
-Deno.test("LD_PRELOAD in env needs the full run permission", async () => {
+test("LD_PRELOAD in env needs the full run permission", async () => {
   const call = `open("true", [], { env: { LD_PRELOAD: "" } })`;
   assertMatch(await answer([LIBRARY, "--allow-run=true"], call), /^PermissionError: .*LD_PRELOAD/);
   assertEquals(await answer([LIBRARY, "--allow-run"], call), "normal");

@@ -4,7 +4,7 @@
 /** A child with an inherited terminal keeps it. The host runs on a real one, made by the probe. */
 
 import { assertEquals } from "@std/assert";
-import { alive, gone, identities, PROBE, Scratch, stat, until } from "./helpers.ts";
+import { alive, gone, identities, PROBE, Scratch, stat, test, until } from "./helpers.ts";
 import { Host } from "./host_process.ts";
 
 /** A host that survives Ctrl-C, with a child on its terminal. */
@@ -23,7 +23,7 @@ const { code, cause, killed } = await port.status;
 say("ended", code, cause, killed);
 `;
 
-Deno.test("/dev/tty opens, and Ctrl-C reaches the child exactly once", async () => {
+test("/dev/tty opens, and Ctrl-C reaches the child exactly once", async () => {
   using scratch = new Scratch();
   await using host = Host.start(ON_TERMINAL(scratch.file("notes")), { under: [PROBE, "pty"] });
   const [pid, terminal] = await host.next("ready");
@@ -40,7 +40,7 @@ Deno.test("/dev/tty opens, and Ctrl-C reaches the child exactly once", async () 
   assertEquals((await host.end()).code, 0);
 });
 
-Deno.test("a child on the terminal's foreground dies of Ctrl-C as under a shell", async () => {
+test("a child on the terminal's foreground dies of Ctrl-C as under a shell", async () => {
   await using host = Host.start(
     `
     Deno.addSignalListener("SIGINT", () => say("host-int"));
@@ -57,7 +57,7 @@ Deno.test("a child on the terminal's foreground dies of Ctrl-C as under a shell"
   await gone(ids);
 });
 
-Deno.test("without a terminal every child leads a group of its own", async () => {
+test("without a terminal every child leads a group of its own", async () => {
   await using host = Host.start(
     `
     const port = await open("cat");
@@ -74,7 +74,7 @@ Deno.test("without a terminal every child leads a group of its own", async () =>
   assertEquals(await host.next("ended"), ["SIGTERM"]);
 });
 
-Deno.test("the terminal is closed: the host ends by SIGHUP and its tree with it", async () => {
+test("the terminal is closed: the host ends by SIGHUP and its tree with it", async () => {
   await using host = Host.start(
     `
     const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });

@@ -25,9 +25,11 @@ switch (kind) {
   case "ref":
   case "unref": {
     const { port, pids } = await tree();
+    say("ready", ...pids);
+    await new Promise((resolve) => process.stdin.once("data", resolve));
+    process.stdin.destroy();
     port.status.then(({ signal }) => say("status", signal));
     if (kind === "unref") port.unref();
-    say("ready", ...pids);
     say("last");
     break;
   }

@@ -209,10 +209,12 @@ async function hostKilled() {
 async function lifetimes() {
   const idle = startHost("unref");
   const ids = (await idle.next("ready")).map(Number).map(identity);
+  idle.host.stdin.write("go\n");
   assert.deepEqual(await idle.ended, { code: 0, signal: null });
   await gone(ids);
   const waits = startHost("ref");
   const [child] = (await waits.next("ready")).map(Number);
+  waits.host.stdin.write("go\n");
   await waits.next("last");
   process.kill(child, "SIGINT");
   assert.deepEqual(await waits.next("status"), ["SIGINT"]);
