@@ -224,7 +224,8 @@ fn die_with_keeper(plan: &Plan) -> Result<(), (Stage, isize)> {
 /// Ignored signals and the mask survive exec; the rest is default in a helper anyway.
 fn default_signals() -> Result<(), (Stage, isize)> {
     let default = [0_u64; 4]; // struct sigaction of the kernel: SIG_DFL, no flags, empty mask
-    for signal in IGNORED {
+    // 32 and 33 are libc's own: it lets nobody reset them, and a runtime may have started us with them ignored.
+    for signal in IGNORED.into_iter().chain([32, 33]) {
         must(Stage::Signals, libc::SYS_rt_sigaction, [signal as usize, default.as_ptr() as usize, 0, 8, 0])?;
     }
     let (how, none) = (libc::SIG_SETMASK as usize, 0_u64);

@@ -257,6 +257,10 @@ impl Keeper {
         if starting {
             self.exec_outcome()?;
         }
+        // Before the child's end: a close that ends its stdin, too, came first.
+        if port {
+            self.port_speaks();
+        }
         if pidfd {
             self.child_exited();
         }
@@ -264,9 +268,6 @@ impl Keeper {
             self.drain_events();
             // Orphans that were adopted while the child lives must not pile up as zombies.
             self.tree().reap();
-        }
-        if port {
-            self.port_speaks();
         }
         if runtime {
             self.runtime_gone();
