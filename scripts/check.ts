@@ -17,6 +17,7 @@ import {
   rustFree,
   typescript,
   unsafePlaces,
+  upward,
 } from "./layers.ts";
 import {
   masked,
@@ -108,6 +109,7 @@ function placed(source: Source, known: boolean): Failure[] {
 function allowed(from: string, specifier: string): boolean {
   const to = resolved(from, specifier);
   const below = rowOf(typescript, to) > rowOf(typescript, from);
+  if (upward[from]?.includes(to)) return true;
   return below && (reserved[to]?.includes(from) ?? true);
 }
 

@@ -20,6 +20,7 @@ export const typescript: Rows = [
   ["src/command.ts"],
   ["src/port.ts"],
   ["src/process.ts"],
+  ["src/messages.ts"],
   ["src/mailbox.ts"],
   ["src/streams.ts", "src/cgroup.ts", "src/doctor.ts"],
   ["src/native/load.ts"],
@@ -39,6 +40,12 @@ export const reserved: Readonly<Record<string, readonly string[]>> = {
   "src/native/bindings.ts": ["src/native/deno.ts"],
 };
 
+/** Edges of types alone that point up: a message names the port it comes from. */
+export const upward: Readonly<Record<string, readonly string[]>> = {
+  "src/mailbox.ts": ["src/port.ts"],
+  "src/process.ts": ["src/port.ts"],
+};
+
 /** Where `Deno`, `Bun`, `node:` and `bun:` may be named. */
 export const runtimeFolder = "src/native/";
 
@@ -49,14 +56,28 @@ export const runtimeFolder = "src/native/";
  */
 export const rust: { columns: readonly Rows[]; base: Rows } = {
   columns: [
-    [["doors/abi", "doors/napi"], ["runtime/launch"], ["runtime/reactor"], ["runtime/handle"]],
-    [["doors/entry"], ["guard/watchdog"], ["guard/guardian"], ["guard/keeper"], ["guard/child"]],
+    [
+      ["doors/abi", "doors/napi"],
+      ["doors/call"],
+      ["runtime/launch"],
+      ["runtime/reactor"],
+      ["runtime/pair"],
+      ["runtime/handle", "runtime/port"],
+      ["runtime/environment", "runtime/inherit", "runtime/pipe"],
+    ],
+    [
+      ["doors/entry"],
+      ["guard/watchdog"],
+      ["guard/guardian"],
+      ["guard/keeper", "guard/table"],
+      ["guard/child"],
+    ],
   ],
   base: [
     ["kernel/tree", "kernel/cgroup"],
-    ["kernel/wire", "kernel/socket"],
-    ["kernel/error"],
+    ["kernel/procfs", "kernel/socket"],
     ["kernel/sys"],
+    ["kernel/wire"],
   ],
 };
 

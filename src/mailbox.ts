@@ -10,7 +10,7 @@
 
 import { ClosedError, WindowFullError } from "./errors.ts";
 import type { Cause, ExitReason, ExitStatus } from "./status.ts";
-// The one upward edge, of types only: a message names its port (docs/decisions/0006).
+// The one upward edge, of types only: a message names its port (docs/decisions/0001).
 import type { Port } from "./port.ts";
 import { type Deferred, deferred } from "./streams.ts";
 

@@ -4,7 +4,11 @@
 //! their TypeScript. The names are exported symbols of the whole process, hence
 //! the prefix.
 #![allow(unsafe_code)]
-#![allow(clippy::not_unsafe_ptr_arg_deref, clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
+#![allow(
+    clippy::not_unsafe_ptr_arg_deref,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block
+)]
 // SAFETY of what deno_bindgen writes: each buffer arrives as pointer and length of a Uint8Array that JavaScript
 // lends for the call; TypeScript never lends an empty one.
 

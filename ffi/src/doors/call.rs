@@ -3,7 +3,7 @@
 //! What both doors open to, in the ABI's words (docs/abi.md): numbers in,
 //! `>= 0` or `-errno` out, a panic is [`PANIC`].
 
-use crate::kernel::wire::{ABI, Stage};
+use crate::kernel::wire::{Stage, ABI};
 use crate::runtime::launch;
 use rustix::io::Errno;
 
@@ -90,7 +90,11 @@ pub fn signalled(env: u32, port: i32) -> i32 {
         answer = launch::signalled(env, port)?;
         Ok(0)
     });
-    if result < 0 { result } else { answer }
+    if result < 0 {
+        result
+    } else {
+        answer
+    }
 }
 
 pub fn close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> i32 {

@@ -6,8 +6,8 @@
 #![allow(unsafe_code)]
 
 use crate::guard::watchdog;
-use crate::kernel::sys::helper::{Title, exit};
-use std::ffi::{CStr, c_char};
+use crate::kernel::sys::helper::{exit, Title};
+use std::ffi::{c_char, CStr};
 
 /// The name that the runtime gives the process, as `ps` shows it first.
 const FIRST: &CStr = c"proton-watchdog";

@@ -9,7 +9,7 @@
 
 use crate::doors::call;
 use crate::runtime::pair;
-use crate::runtime::port::{Wake, lock};
+use crate::runtime::port::{lock, Wake};
 use crate::runtime::reactor::reactor;
 use napi::bindgen_prelude::{Env, Function, JsValue, Uint8ArraySlice, Unknown};
 use napi::sys;
@@ -30,7 +30,12 @@ pub fn node_ps_resolve(env: u32, spec: Uint8ArraySlice, mut out: Uint8ArraySlice
 }
 
 #[napi(js_name = "ps_spawn")]
-pub fn node_ps_spawn(env: u32, spec: Uint8ArraySlice, path: Uint8ArraySlice, mut out: Uint8ArraySlice) -> i32 {
+pub fn node_ps_spawn(
+    env: u32,
+    spec: Uint8ArraySlice,
+    path: Uint8ArraySlice,
+    mut out: Uint8ArraySlice,
+) -> i32 {
     call::spawn(env, &spec, &path, lent(&mut out))
 }
 
@@ -142,7 +147,11 @@ pub fn node_ps_env_open(env: Env, wake: Function<'_, (), Unknown<'_>>) -> napi::
 }
 
 fn check(status: sys::napi_status) -> napi::Result<()> {
-    if status == sys::Status::napi_ok { Ok(()) } else { Err(napi::Error::from_status(status.into())) }
+    if status == sys::Status::napi_ok {
+        Ok(())
+    } else {
+        Err(napi::Error::from_status(status.into()))
+    }
 }
 
 fn threadsafe(env: sys::napi_env, wake: sys::napi_value) -> napi::Result<sys::napi_threadsafe_function> {
@@ -155,7 +164,17 @@ fn threadsafe(env: sys::napi_env, wake: sys::napi_value) -> napi::Result<sys::na
     // coalescing flag keeps at one entry.
     check(unsafe {
         sys::napi_create_threadsafe_function(
-            env, wake, null_mut(), name, 0, 1, null_mut(), None, null_mut(), Some(called), &raw mut function,
+            env,
+            wake,
+            null_mut(),
+            name,
+            0,
+            1,
+            null_mut(),
+            None,
+            null_mut(),
+            Some(called),
+            &raw mut function,
         )
     })?;
     // SAFETY: made just now, on this thread.
@@ -209,5 +228,9 @@ pub fn node_ps_env_ref(env: Env, id: u32, on: u32) -> i32 {
         // SAFETY: as above.
         unsafe { sys::napi_unref_threadsafe_function(env.raw(), function.0) }
     };
-    if status == sys::Status::napi_ok { 0 } else { -libc::EINVAL }
+    if status == sys::Status::napi_ok {
+        0
+    } else {
+        -libc::EINVAL
+    }
 }

@@ -14,12 +14,12 @@
 //! what the runtime's limits, priorities and masks were at the call.
 #![allow(unsafe_code)]
 
-use crate::kernel::sys::helper::{IGNORED, Stack, adopt};
+use crate::kernel::sys::helper::{adopt, Stack, IGNORED};
 use crate::kernel::sys::raw::{self, CloneArgs};
 use crate::kernel::wire::{Launch, Stage};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
-use std::ffi::{CString, c_char};
+use std::ffi::{c_char, CString};
 
 /// A child between clone and exec, or beyond.
 pub struct Started {
@@ -88,7 +88,13 @@ fn differs<T: PartialEq>(wanted: T, own: &T) -> Option<T> {
 }
 
 impl Plan {
-    fn new(launch: Launch, own: &Own, stdio: [i32; 3], cwd: i32, report: i32) -> Result<Plan, (Stage, Errno)> {
+    fn new(
+        launch: Launch,
+        own: &Own,
+        stdio: [i32; 3],
+        cwd: i32,
+        report: i32,
+    ) -> Result<Plan, (Stage, Errno)> {
         let mut texts = Vec::with_capacity(launch.argv.len() + launch.env.len());
         let argv = c_strings(&launch.argv, &mut texts)?;
         let envp = c_strings(&launch.env, &mut texts)?;
@@ -140,7 +146,11 @@ pub fn start(launch: Launch, own: &Own, fds: &[OwnedFd; 4]) -> Result<Started, (
 fn must(stage: Stage, number: i64, arguments: [usize; 5]) -> Result<usize, (Stage, isize)> {
     // SAFETY: every caller below passes integers, or pointers into the plan, which outlives the child's use of it.
     let result = unsafe { raw::syscall(number, arguments) };
-    if result < 0 { Err((stage, result)) } else { Ok(result as usize) }
+    if result < 0 {
+        Err((stage, result))
+    } else {
+        Ok(result as usize)
+    }
 }
 
 extern "C" fn child(plan: *const ()) -> ! {
@@ -180,7 +190,8 @@ fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
     // kernels and by filters, which leaves us with the first half.
     let _ = must(Stage::Fds, libc::SYS_close_range, [3, u32::MAX as usize, cloexec, 0, 0]);
     default_signals()?;
-    let arguments = [plan.path.as_ptr() as usize, plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize, 0, 0];
+    let arguments =
+        [plan.path.as_ptr() as usize, plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize, 0, 0];
     let failure = must(Stage::Exec, libc::SYS_execve, arguments);
     Err(failure.err().unwrap_or((Stage::Exec, 0)))
 }
@@ -224,7 +235,7 @@ fn die_with_keeper(plan: &Plan) -> Result<(), (Stage, isize)> {
 /// Ignored signals and the mask survive exec; the rest is default in a helper anyway.
 fn default_signals() -> Result<(), (Stage, isize)> {
     let default = [0_u64; 4]; // struct sigaction of the kernel: SIG_DFL, no flags, empty mask
-    // 32 and 33 are libc's own: it lets nobody reset them, and a runtime may have started us with them ignored.
+                              // 32 and 33 are libc's own: it lets nobody reset them, and a runtime may have started us with them ignored.
     for signal in IGNORED.into_iter().chain([32, 33]) {
         must(Stage::Signals, libc::SYS_rt_sigaction, [signal as usize, default.as_ptr() as usize, 0, 8, 0])?;
     }

@@ -12,7 +12,7 @@ use crate::guard::table::Table;
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
 use crate::kernel::tree::{Outcome, Tree};
-use crate::kernel::wire::{ABI, FromGuardian, FromKeeper, Stage, ToGuardian, Wait};
+use crate::kernel::wire::{FromGuardian, FromKeeper, Stage, ToGuardian, Wait, ABI};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -225,7 +225,8 @@ pub fn outlive(table: Table, events: &OwnedFd) -> Result<(), Errno> {
             return Ok(());
         }
         let next = table.keepers().map(|(at, _)| table.allowance(at).saturating_sub(begun.elapsed())).min();
-        let pause = next.unwrap_or(Duration::from_secs(1)).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let pause =
+            next.unwrap_or(Duration::from_secs(1)).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut waiting = [PollFd::new(events, PollFlags::IN)];
         match rustix::event::poll(&mut waiting, Timespec::try_from(pause).ok().as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}

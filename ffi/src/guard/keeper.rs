@@ -13,7 +13,7 @@ use crate::guard::child::{self, Memory, Own};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Ended, Title, Whose};
 use crate::kernel::tree::{Outcome, Tree};
-use crate::kernel::wire::{Assembler, Cause, Done, FromKeeper, Launch, PACKET, Scope, Stage, ToKeeper, Wait};
+use crate::kernel::wire::{Assembler, Cause, Done, FromKeeper, Launch, Scope, Stage, ToKeeper, Wait, PACKET};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -101,7 +101,8 @@ fn live(birth: Birth) -> Result<(), Errno> {
         Ok(keeper) => keeper.run(),
         Err((port, stage, errno)) => {
             // Nobody to tell is no error: the runtime is gone then.
-            let _ = socket::send(&port, &FromKeeper::Failed { stage, errno: errno.raw_os_error() }.encode(), &[]);
+            let _ =
+                socket::send(&port, &FromKeeper::Failed { stage, errno: errno.raw_os_error() }.encode(), &[]);
             Ok(())
         }
     }
@@ -390,7 +391,11 @@ impl Keeper {
     }
 
     fn owner_grace(&self) -> Duration {
-        if self.terms.kill_on_owner_death { Duration::ZERO } else { self.terms.grace }
+        if self.terms.kill_on_owner_death {
+            Duration::ZERO
+        } else {
+            self.terms.grace
+        }
     }
 
     /// The socket's end or the pidfd says so; a leaked copy of the one cannot hide the other.
@@ -447,7 +452,8 @@ impl Keeper {
         if self.wait.is_none() || !self.tree().is_empty() {
             let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
             if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
-                let _ = rustix::process::kill_process_group(group, Signal::KILL); // ESRCH: the group is empty
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+                // ESRCH: the group is empty
             }
             outcome = self.tree().end(deadline);
         }
@@ -481,7 +487,7 @@ impl Keeper {
         let mut patience = None;
         loop {
             self.flush_outbox();
-            let left = survivors && matches!(helper::wait(Whose::Any, true), Ok(_));
+            let left = survivors && helper::wait(Whose::Any, true).is_ok();
             if self.outbox.is_empty() && !left {
                 return Ok(());
             }
@@ -496,7 +502,8 @@ impl Keeper {
             waiting.extend(self.port.iter().map(|fd| PollFd::new(fd, port)));
             waiting.push(PollFd::new(&self.events, PollFlags::IN));
             poll(&mut waiting, Some(Instant::now() + Duration::from_secs(1)))?;
-            let gone = self.port.is_some() && waiting[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            let gone =
+                self.port.is_some() && waiting[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
             drop(waiting);
             if gone {
                 self.port = None;
@@ -523,7 +530,11 @@ mod oom {
 
     /// Sets the child's value where ours is another.
     pub fn lend(value: i32) -> Result<(), Errno> {
-        if current() == Some(value) { Ok(()) } else { set(value) }
+        if current() == Some(value) {
+            Ok(())
+        } else {
+            set(value)
+        }
     }
 
     /// Back to what helpers have where that is allowed; only root's differs.

@@ -8,7 +8,7 @@
 
 use crate::guard::guardian;
 use crate::guard::keeper::lower_oom_score;
-use crate::guard::table::{PATIENCE, Table};
+use crate::guard::table::{Table, PATIENCE};
 use crate::kernel::sys::helper::{self, Forked, Title};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
@@ -58,7 +58,7 @@ fn live(title: &Title) -> Result<(), Errno> {
 
 /// One leash per child and no other use: the helpers may have as many as they are allowed.
 fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // the soft one serves as well
 }

@@ -5,8 +5,8 @@
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -58,8 +58,11 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let mut receive =
-        || rustix::io::retry_on_intr(|| net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags));
+    let mut receive = || {
+        rustix::io::retry_on_intr(|| {
+            net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
+        })
+    };
     // A peer that left without reading all we sent is told once, before what it has sent itself; that is still there.
     let got = match receive() {
         Err(Errno::CONNRESET) => receive()?,

@@ -14,7 +14,7 @@
 
 use crate::kernel::procfs;
 use crate::kernel::sys::helper::{self, Whose};
-use crate::kernel::wire::{Reason, SURVIVORS_MAX, Survivor, Wait};
+use crate::kernel::wire::{Reason, Survivor, Wait, SURVIVORS_MAX};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::collections::HashSet;
@@ -50,9 +50,9 @@ impl Tree<'_> {
     /// This list is exact, since only this process removes its children from
     /// it, and orphans enter it before the end of their parent can be seen.
     pub fn is_empty(&self) -> bool {
-        self.children().into_iter().all(|pid| {
-            self.hold == Some(pid) && procfs::stat(pid).is_none_or(|stat| stat.has_ended())
-        })
+        self.children()
+            .into_iter()
+            .all(|pid| self.hold == Some(pid) && procfs::stat(pid).is_none_or(|stat| stat.has_ended()))
     }
 
     /// Sends `signal` once to everything. Returns how many got it.

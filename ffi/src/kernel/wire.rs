@@ -150,10 +150,17 @@ pub enum FromGuardian {
 /// What the runtime tells a keeper after the launch record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToKeeper {
-    Signal { signal: i32, scope: Scope },
+    Signal {
+        signal: i32,
+        scope: Scope,
+    },
     /// First signal to the tree, `grace_ms`, SIGKILL; done is said after
     /// `deadline_ms` at the latest.
-    Close { cause: Cause, grace_ms: u32, deadline_ms: u32 },
+    Close {
+        cause: Cause,
+        grace_ms: u32,
+        deadline_ms: u32,
+    },
     /// Nobody holds the write end of stdout or stderr any more.
     Eof,
 }
@@ -161,11 +168,21 @@ pub enum ToKeeper {
 /// What a keeper tells the runtime.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FromKeeper {
-    Started { pid: i32, own_group: bool },
-    Failed { stage: Stage, errno: i32 },
-    Exited { wait: Wait },
+    Started {
+        pid: i32,
+        own_group: bool,
+    },
+    Failed {
+        stage: Stage,
+        errno: i32,
+    },
+    Exited {
+        wait: Wait,
+    },
     /// The answer to one `Signal`, in order.
-    Signalled { errno: i32 },
+    Signalled {
+        errno: i32,
+    },
     Done(Done),
 }
 
@@ -294,7 +311,11 @@ impl<'a> Reader<'a> {
 
     /// Trailing bytes are an error.
     pub fn end(self) -> Result<(), Malformed> {
-        if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Malformed)
+        }
     }
 }
 
@@ -325,7 +346,12 @@ impl Survivor {
     }
 
     fn take(r: &mut Reader) -> Result<Self, Malformed> {
-        Ok(Survivor { pid: r.i32()?, reason: Reason::from_number(r.u32()?)?, tracer: r.i32()?, comm: r.array()? })
+        Ok(Survivor {
+            pid: r.i32()?,
+            reason: Reason::from_number(r.u32()?)?,
+            tracer: r.i32()?,
+            comm: r.array()?,
+        })
     }
 }
 
@@ -648,12 +674,20 @@ impl Reader<'_> {
     /// A blob that a C string can hold.
     fn text(&mut self) -> Result<Vec<u8>, Malformed> {
         let bytes = self.blob()?;
-        if bytes.contains(&0) { Err(Malformed) } else { Ok(bytes.to_vec()) }
+        if bytes.contains(&0) {
+            Err(Malformed)
+        } else {
+            Ok(bytes.to_vec())
+        }
     }
 
     /// A text that can name a variable.
     fn name(&mut self) -> Result<Vec<u8>, Malformed> {
         let bytes = self.text()?;
-        if bytes.is_empty() || bytes.contains(&b'=') { Err(Malformed) } else { Ok(bytes) }
+        if bytes.is_empty() || bytes.contains(&b'=') {
+            Err(Malformed)
+        } else {
+            Ok(bytes)
+        }
     }
 }

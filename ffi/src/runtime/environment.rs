@@ -152,7 +152,8 @@ mod tests {
     #[test]
     fn the_callers_word_is_last_and_null_unsets() {
         let mut wanted = spec(b"x");
-        wanted.env = vec![(b"A".to_vec(), Some(b"2".to_vec())), (b"B".to_vec(), None), (b"C".to_vec(), Some(vec![]))];
+        wanted.env =
+            vec![(b"A".to_vec(), Some(b"2".to_vec())), (b"B".to_vec(), None), (b"C".to_vec(), Some(vec![]))];
         let native = vec![b"A=1".to_vec(), b"B=1".to_vec(), b"D=a=b".to_vec()];
         let got = compose(native.clone(), &wanted);
         assert_eq!(got, [pair(b"A", b"2"), pair(b"D", b"a=b"), pair(b"C", b"")]);
@@ -163,10 +164,14 @@ mod tests {
     #[test]
     fn bytes_that_javascript_cannot_see_survive_its_view() {
         let mut wanted = spec(b"x");
-        wanted.view = Some(vec![pair(b"RAW", "a\u{fffd}".as_bytes()), pair(b"NEW", b"1"), pair(b"OLD", b"changed")]);
+        wanted.view =
+            Some(vec![pair(b"RAW", "a\u{fffd}".as_bytes()), pair(b"NEW", b"1"), pair(b"OLD", b"changed")]);
         let native = vec![b"RAW=a\xff".to_vec(), b"OLD=1".to_vec(), b"GONE=1".to_vec(), b"N\xff=1".to_vec()];
         let got = compose(native, &wanted);
-        assert_eq!(got, [pair(b"RAW", b"a\xff"), pair(b"OLD", b"changed"), pair(b"N\xff", b"1"), pair(b"NEW", b"1")]);
+        assert_eq!(
+            got,
+            [pair(b"RAW", b"a\xff"), pair(b"OLD", b"changed"), pair(b"N\xff", b"1"), pair(b"NEW", b"1")]
+        );
     }
 
     #[test]

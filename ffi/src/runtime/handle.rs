@@ -83,11 +83,16 @@ mod tests {
         let mut slots = Slots::default();
         let first = slots.insert(|h| h).expect("room");
         assert_eq!(slots.remove(first), Some(first));
-        let later: Vec<i32> = (0..2 * FRESH).filter_map(|_| {
-            let handle = slots.insert(|h| h)?;
-            slots.remove(handle)
-        }).collect();
-        assert!(later.iter().any(|h| split(*h).map(|s| s.0) == split(first).map(|s| s.0)), "the slot came back");
+        let later: Vec<i32> = (0..2 * FRESH)
+            .filter_map(|_| {
+                let handle = slots.insert(|h| h)?;
+                slots.remove(handle)
+            })
+            .collect();
+        assert!(
+            later.iter().any(|h| split(*h).map(|s| s.0) == split(first).map(|s| s.0)),
+            "the slot came back"
+        );
         assert!(!later.contains(&first));
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);

@@ -28,8 +28,17 @@ const NAMESPACES: [&str; 8] =
 
 /// Lines of /proc/thread-self/status that make the identity.
 const RIGHTS: [&[u8]; 11] = [
-    b"Uid:", b"Gid:", b"Groups:", b"NoNewPrivs:", b"Seccomp:", b"Seccomp_filters:", b"CapInh:", b"CapPrm:", b"CapEff:",
-    b"CapBnd:", b"CapAmb:",
+    b"Uid:",
+    b"Gid:",
+    b"Groups:",
+    b"NoNewPrivs:",
+    b"Seccomp:",
+    b"Seccomp_filters:",
+    b"CapInh:",
+    b"CapPrm:",
+    b"CapEff:",
+    b"CapBnd:",
+    b"CapAmb:",
 ];
 
 fn status() -> Result<Vec<u8>, Errno> {
@@ -42,7 +51,8 @@ fn status() -> Result<Vec<u8>, Errno> {
 pub fn identity() -> Result<Identity, Errno> {
     let status = status()?;
     let mut identity = Vec::with_capacity(1024);
-    for line in status.split(|&b| b == b'\n').filter(|line| RIGHTS.iter().any(|name| line.starts_with(name))) {
+    for line in status.split(|&b| b == b'\n').filter(|line| RIGHTS.iter().any(|name| line.starts_with(name)))
+    {
         identity.extend_from_slice(line);
     }
     for name in NAMESPACES {

@@ -5,18 +5,20 @@
 
 use crate::kernel::socket;
 use crate::kernel::sys::host;
-use crate::kernel::wire::{Cause, LAUNCH_MAX, Launch, Scheduler, Scope, Spec, Stage, Stdio, ToGuardian, ToKeeper};
+use crate::kernel::wire::{
+    Cause, Launch, Scheduler, Scope, Spec, Stage, Stdio, ToGuardian, ToKeeper, LAUNCH_MAX,
+};
 use crate::runtime::environment;
 use crate::runtime::inherit::{self, Inherited};
 use crate::runtime::pair::Pair;
 use crate::runtime::pipe::{self, End};
-use crate::runtime::port::{Port, Terms, lock};
-use crate::runtime::reactor::{Reactor, reactor};
+use crate::runtime::port::{lock, Port, Terms};
+use crate::runtime::reactor::{reactor, Reactor};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::os::unix::ffi::OsStringExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 type Failed = (Stage, Errno);
@@ -174,7 +176,11 @@ pub fn reset(env: u32) -> Result<(), Errno> {
 }
 
 fn output(stream: i32) -> Result<usize, Errno> {
-    if stream == 1 || stream == 2 { Ok(stream as usize) } else { Err(Errno::INVAL) }
+    if stream == 1 || stream == 2 {
+        Ok(stream as usize)
+    } else {
+        Err(Errno::INVAL)
+    }
 }
 
 pub fn read(env: u32, port: i32, stream: i32, into: &mut [u8]) -> Result<usize, Errno> {

@@ -42,7 +42,11 @@ fn library() -> Result<&'static OwnedFd, Errno> {
         let path = host::own_file().ok_or(Errno::NOENT)?;
         let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
-        if is_mapped(stat.st_dev, stat.st_ino) { Ok(file) } else { Err(Errno::STALE) }
+        if is_mapped(stat.st_dev, stat.st_ino) {
+            Ok(file)
+        } else {
+            Err(Errno::STALE)
+        }
     };
     FILE.get_or_init(open).as_ref().map_err(|errno| *errno)
 }
@@ -130,7 +134,12 @@ impl Pair {
         let fds = [copy(&null)?, copy(&null)?, null, far, end, copy(library()?)?, own];
         let loader = text(loader()?.as_os_str().as_bytes())?;
         let pid = std::process::id().to_string();
-        let arguments = [c"proton-watchdog".to_owned(), c"/proc/self/fd/5".to_owned(), c"for".to_owned(), text(pid.as_bytes())?];
+        let arguments = [
+            c"proton-watchdog".to_owned(),
+            c"/proc/self/fd/5".to_owned(),
+            c"for".to_owned(),
+            text(pid.as_bytes())?,
+        ];
         let pid = host::spawn(&loader, &arguments, &fds)?;
         let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
         Ok(Pair {

@@ -6,8 +6,8 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 
 /// What a pipe is born with, and what it grows to once it was seen full: 2.5
 /// to 4 times the throughput, and more gives nothing.
@@ -81,7 +81,11 @@ impl Drop for End {
 /// closed its own stdio must not see ours in its place.
 fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     use rustix::fd::AsRawFd;
-    if fd.as_raw_fd() > 2 { Ok(fd) } else { rustix::io::fcntl_dupfd_cloexec(&fd, 3) }
+    if fd.as_raw_fd() > 2 {
+        Ok(fd)
+    } else {
+        rustix::io::fcntl_dupfd_cloexec(&fd, 3)
+    }
 }
 
 /// A pipe to (`to_child`) or from the child: our end and the child's.

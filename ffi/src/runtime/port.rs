@@ -166,7 +166,14 @@ pub struct Port {
 }
 
 impl Port {
-    pub fn new(handle: i32, env: Arc<Env>, pair: u32, terms: Terms, keeper: OwnedFd, ends: [Option<End>; 3]) -> Self {
+    pub fn new(
+        handle: i32,
+        env: Arc<Env>,
+        pair: u32,
+        terms: Terms,
+        keeper: OwnedFd,
+        ends: [Option<End>; 3],
+    ) -> Self {
         let stdio = ends.map(|end| Mutex::new(Stdio { over: end.is_none(), end, armed: false }));
         Port {
             handle,

@@ -9,17 +9,19 @@
 
 use crate::kernel::socket;
 use crate::kernel::sys::host;
-use crate::kernel::wire::{ABI, Cause, Done, FromGuardian, FromKeeper, PACKET, Stage, ToGuardian, ToKeeper, Wait};
+use crate::kernel::wire::{
+    Cause, Done, FromGuardian, FromKeeper, Stage, ToGuardian, ToKeeper, Wait, ABI, PACKET,
+};
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
-use crate::runtime::port::{DONE, EXITED, Env, Port, SIGNALLED, STARTED, State, Wake, lock, ready};
+use crate::runtime::port::{lock, ready, Env, Port, State, Wake, DONE, EXITED, SIGNALLED, STARTED};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{eventfd, EventfdFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
-use std::collections::{BinaryHeap, HashMap};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -77,7 +79,11 @@ pub fn reactor() -> Result<&'static Reactor, Errno> {
     if !running {
         return Err(Errno::AGAIN);
     }
-    if reactor.process == std::process::id() { Ok(reactor) } else { Err(Errno::CHILD) }
+    if reactor.process == std::process::id() {
+        Ok(reactor)
+    } else {
+        Err(Errno::CHILD)
+    }
 }
 
 impl Reactor {
@@ -164,7 +170,13 @@ impl Reactor {
         }
     }
 
-    fn watch_stream(&self, port: &Port, stream: usize, fd: impl AsFd, flags: EventFlags) -> Result<(), Errno> {
+    fn watch_stream(
+        &self,
+        port: &Port,
+        stream: usize,
+        fd: impl AsFd,
+        flags: EventFlags,
+    ) -> Result<(), Errno> {
         epoll::modify(&self.epoll, fd, token(Topic::Stdio, stream, port.handle as u32), flags)
     }
 
@@ -379,7 +391,8 @@ impl Reactor {
             }
             FromKeeper::Failed { stage, errno } => {
                 drop(state);
-                return self.over(port, |state| state.failure = Some((stage, Errno::from_raw_os_error(errno))));
+                return self
+                    .over(port, |state| state.failure = Some((stage, Errno::from_raw_os_error(errno))));
             }
             FromKeeper::Done(done) => {
                 drop(state);
@@ -409,7 +422,16 @@ impl Reactor {
         let (wait, cause) = (state.wait.unwrap_or(Wait::Lost), state.cause.unwrap_or(Cause::Guardian));
         let started = state.started;
         drop(state);
-        let done = Done { wait, cause, killed, wall_us: 0, user_us: 0, system_us: 0, max_rss_bytes: 0, survivors: vec![] };
+        let done = Done {
+            wait,
+            cause,
+            killed,
+            wall_us: 0,
+            user_us: 0,
+            system_us: 0,
+            max_rss_bytes: 0,
+            survivors: vec![],
+        };
         self.over(port, |state| match started {
             true => state.done = Some(done),
             false => state.failure = Some((Stage::Keeper, Errno::CHILD)),
@@ -464,7 +486,12 @@ impl Reactor {
             let mut requests = lock(&pair.requests);
             if !matches!(requests.flush(), Ok(false)) {
                 if let Some(socket) = &requests.socket {
-                    let _ = epoll::modify(&self.epoll, socket, token(Topic::Guardian, 0, pair.id), EventFlags::IN);
+                    let _ = epoll::modify(
+                        &self.epoll,
+                        socket,
+                        token(Topic::Guardian, 0, pair.id),
+                        EventFlags::IN,
+                    );
                 }
             }
         }

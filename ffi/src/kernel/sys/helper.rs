@@ -27,7 +27,11 @@ fn last_errno() -> Errno {
 
 /// What a libc call that says -1 on error returned.
 fn checked(result: c_int) -> Result<c_int, Errno> {
-    if result < 0 { Err(last_errno()) } else { Ok(result) }
+    if result < 0 {
+        Err(last_errno())
+    } else {
+        Ok(result)
+    }
 }
 
 /// The first act of the watchdog: SIGCHLD to default (an ignored SIGCHLD

@@ -55,7 +55,13 @@ pub fn rlimits() -> Vec<(u64, u64)> {
         let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is ours and outlives the call, which reads only.
         let got = unsafe {
-            libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+            libc::syscall(
+                libc::SYS_prlimit64,
+                0,
+                resource,
+                std::ptr::null::<libc::rlimit64>(),
+                &raw mut limit,
+            )
         };
         if got == 0 {
             all.push((limit.rlim_cur, limit.rlim_max));
@@ -76,7 +82,11 @@ fn read_own(address: usize, into: &mut [u8]) -> Result<usize, Errno> {
     let me = std::process::id() as libc::pid_t;
     // SAFETY: both vectors outlive the call; the kernel checks the remote range itself.
     let got = unsafe { libc::process_vm_readv(me, &raw const local, 1, &raw const remote, 1, 0) };
-    if got < 0 { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)) } else { Ok(got as usize) }
+    if got < 0 {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    } else {
+        Ok(got as usize)
+    }
 }
 
 const PAGE: usize = 4096;
@@ -148,10 +158,7 @@ pub fn spawn(
 ) -> Result<i32, Errno> {
     use rustix::fd::AsRawFd;
     // First out of the way of the targets, so that no dup2 lands on a source.
-    let high = fds
-        .iter()
-        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 16))
-        .collect::<Result<Vec<_>, _>>()?;
+    let high = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 16)).collect::<Result<Vec<_>, _>>()?;
     let mut argv: Vec<*mut libc::c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
     argv.push(std::ptr::null_mut());
     let envp = [std::ptr::null_mut()];
@@ -163,13 +170,28 @@ pub fn spawn(
     let mut pid = 0;
     // SAFETY: everything handed over is initialised and outlives the call; argv and envp end with null.
     let result = unsafe {
-        libc::posix_spawn(&raw mut pid, program.as_ptr(), actions.0.as_ref(), attributes.0.as_ref(), argv.as_ptr(), envp.as_ptr())
+        libc::posix_spawn(
+            &raw mut pid,
+            program.as_ptr(),
+            actions.0.as_ref(),
+            attributes.0.as_ref(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+        )
     };
-    if result == 0 { Ok(pid) } else { Err(Errno::from_raw_os_error(result)) }
+    if result == 0 {
+        Ok(pid)
+    } else {
+        Err(Errno::from_raw_os_error(result))
+    }
 }
 
 fn told(result: c_int) -> Result<(), Errno> {
-    if result == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(result)) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_raw_os_error(result))
+    }
 }
 
 struct FileActions(Box<libc::posix_spawn_file_actions_t>);

@@ -85,5 +85,9 @@ pub unsafe fn clone3(
             in("x1") size_of::<CloneArgs>(), in("x20") argument, in("x21") entry, lateout("x30") _,
         );
     }
-    if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
+    if result < 0 {
+        Err(Errno::from_raw_os_error(-result as i32))
+    } else {
+        Ok(result as i32)
+    }
 }

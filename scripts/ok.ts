@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * The one gate. Runs every check and every test, and closes with the sum. A
+ * test run whose counts cannot be read has failed.
+ *
+ * @module
+ */
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+interface Step {
+  name: string;
+  command: string[];
+  /** Reads the counts off the output of a test run; absent for a plain check. */
+  counts?: (output: string) => Counts | null;
+}
+
+const deno = Deno.execPath();
+const manifest = ["--locked", "--manifest-path", "ffi/Cargo.toml"];
+
+const steps: Step[] = [
+  { name: "format", command: [deno, "fmt", "--check"] },
+  { name: "lint", command: [deno, "lint"] },
+  { name: "layers and headers", command: [deno, "run", "--allow-all", "scripts/check.ts"] },
+  {
+    name: "Rust format",
+    command: ["cargo", "fmt", "--check", "--manifest-path", "ffi/Cargo.toml"],
+  },
+  {
+    name: "clippy",
+    command: ["cargo", "clippy", "--quiet", ...manifest, "--all-targets", "--", "-D", "warnings"],
+  },
+  { name: "types", command: [deno, "check", "mod.ts", "test/", "scripts/"] },
+  { name: "Rust tests", command: ["cargo", "test", ...manifest], counts: cargoCounts },
+  {
+    name: "Deno tests and the examples of the docs",
+    command: [deno, "test", "--allow-all", "--doc", "mod.ts", "src/", "test/"],
+    counts: denoCounts,
+  },
+];
+
+/** `test result: ok. 12 passed; 0 failed; 1 ignored; ...`, once per program. */
+function cargoCounts(output: string): Counts | null {
+  const lines = [
+    ...output.matchAll(/^test result: .*?(\d+) passed; (\d+) failed; (\d+) ignored/gm),
+  ];
+  if (lines.length === 0) return null;
+  return sum(lines.map(([, passed, failed, skipped]) => numbers(passed, failed, skipped)));
+}
+
+/** `ok | 12 passed (3 steps) | 0 failed | 1 ignored (2s)`. */
+function denoCounts(output: string): Counts | null {
+  const line = output.match(/^\w+ \| (\d+) passed.*? \| (\d+) failed(?:.*? \| (\d+) ignored)?/m);
+  return line === null ? null : numbers(line[1], line[2], line[3]);
+}
+
+function numbers(passed?: string, failed?: string, skipped?: string): Counts {
+  return { passed: Number(passed), failed: Number(failed), skipped: Number(skipped ?? 0) };
+}
+
+function sum(all: Counts[]): Counts {
+  return all.reduce((a, b) => ({
+    passed: a.passed + b.passed,
+    failed: a.failed + b.failed,
+    skipped: a.skipped + b.skipped,
+  }), { passed: 0, failed: 0, skipped: 0 });
+}
+
+/** Runs one step, shows what it prints, and says how it went. */
+async function run({ name, command, counts }: Step): Promise<Counts> {
+  console.log(`\n--- ${name}`);
+  const [program = "", ...args] = command;
+  const child = new Deno.Command(program, {
+    args,
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const [shown, kept] = child.stdout.tee();
+  const [output, { success }] = await Promise.all([
+    new Response(kept).text(),
+    child.status,
+    shown.pipeTo(Deno.stdout.writable, { preventClose: true }),
+  ]);
+  if (counts === undefined) return { passed: 0, failed: success ? 0 : 1, skipped: 0 };
+  const found = counts(output) ?? { passed: 0, failed: 1, skipped: 0 };
+  return success || found.failed > 0 ? found : { ...found, failed: 1 };
+}
+
+const results: Counts[] = [];
+for (const step of steps) results.push(await run(step));
+const bad = steps.filter((_, i) => (results[i]?.failed ?? 1) > 0).map(({ name }) => name);
+const { passed, failed, skipped } = sum(results);
+if (bad.length > 0) console.log(`\nFailed: ${bad.join(", ")}`);
+console.log(`\n${passed} passed, ${failed} failed, ${skipped} skipped`);
+Deno.exit(failed > 0 ? 1 : 0);
