@@ -203,10 +203,11 @@ export class Port {
     }
     if (owner.disposed) throw disposed("connect");
     this.#revoked = true;
+    // Before it leaves: whoever waits at the old owner is answered, not told that nobody is left.
+    this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
     this.#process.moveTo(owner);
     const port = new Port(secret, this.#process, false);
     this.#process.sender = port;
-    this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
     return port;
   }
 
