@@ -226,7 +226,7 @@ function refuseUnknown(what: string, given: object, known: readonly string[]): v
 
 function argumentsOf(args: unknown): readonly Uint8Array[] {
   if (!Array.isArray(args)) {
-    throw typeError("Cannot read the arguments", `they are ${kind(args)}`, "give an array");
+    throw typeError("Cannot read the arguments (args)", `they are ${kind(args)}`, "give an array");
   }
   return Object.freeze(Array.from(args, argument));
 }

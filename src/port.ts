@@ -67,12 +67,12 @@ export class Port {
   #revoked = false;
 
   /** Ports come from {@link open} and {@link Port.connect} only. */
-  constructor(key: typeof secret, process: Process, iterable: boolean) {
+  constructor(key: typeof secret, process: Process, mailbox: Mailbox, iterable: boolean) {
     if (key !== secret) {
       throw typeError("Cannot make a Port", "it stands for a program that runs", "use open()");
     }
     this.#process = process;
-    this.#mailbox = process.mailbox;
+    this.#mailbox = mailbox;
     this.#iterable = iterable;
   }
 
@@ -205,9 +205,9 @@ export class Port {
     this.#revoked = true;
     // Before it leaves: whoever waits at the old owner is answered, not told that nobody is left.
     this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
-    this.#process.moveTo(owner);
-    const port = new Port(secret, this.#process, false);
+    const port = new Port(secret, this.#process, owner, false);
     this.#process.sender = port;
+    this.#process.moveTo(owner);
     return port;
   }
 
@@ -448,7 +448,7 @@ export async function open(
   const owner = ownerOf(spec);
   spec.signal?.throwIfAborted();
   const process = new Process(core ?? nativeCore(), spec, owner ?? new Mailbox());
-  const port = new Port(secret, process, owner === null);
+  const port = new Port(secret, process, process.mailbox, owner === null);
   process.sender = port;
   const aborted = watchAbort(process, spec.signal);
   await process.running;

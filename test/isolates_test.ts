@@ -52,20 +52,6 @@ test("main and a Worker with ports of their own do not disturb one another", asy
   await echo.turn();
 });
 
-for (const mode of ["idle", "mid-read", "mid-message"] as const) {
-  test(`a hundred Workers terminated ${mode}: nothing crashes, nothing is left`, async () => {
-    await leavesNothing(async () => {
-      await using echo = await Echo.start();
-      for (let batch = 0; batch < 25; batch++) {
-        const workers = await Promise.all(Array.from({ length: 4 }, () => working(mode)));
-        for (const { worker } of workers) worker.terminate();
-        await echo.turn();
-        await gone(workers.flatMap(({ ids }) => ids));
-      }
-    });
-  });
-}
-
 test("a Worker terminated while it is busy: its port lives until the Worker yields", async () => {
   await using echo = await Echo.start();
   const flag = new Int32Array(new SharedArrayBuffer(4));

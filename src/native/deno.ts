@@ -98,7 +98,9 @@ export function allow(path: string, spec: Spec): void {
 function loaderVariable(spec: Spec): string | undefined {
   const inherited = spec.clearEnv || !granted({ name: "env" }) ? {} : Deno.env.toObject();
   const variables = { ...inherited, ...Object.fromEntries(spec.env) };
-  return Object.keys(variables).find((name) => /^(LD|DYLD)_/.test(name) && variables[name] !== null);
+  return Object.keys(variables).find((name) =>
+    /^(LD|DYLD)_/.test(name) && variables[name] !== null
+  );
 }
 
 function refused(cause: unknown, fault: Omit<Fault, "code" | "op" | "cause">): PermissionError {
