@@ -22,6 +22,8 @@ interface Step {
 }
 
 const deno = Deno.execPath();
+const suite = "test/runtimes/suite.mjs";
+const packed = ".cache/package/dist/mod.mjs";
 const manifest = ["--locked", "--manifest-path", "ffi/Cargo.toml"];
 
 const steps: Step[] = [
@@ -36,13 +38,21 @@ const steps: Step[] = [
     name: "clippy",
     command: ["cargo", "clippy", "--quiet", ...manifest, "--all-targets", "--", "-D", "warnings"],
   },
-  { name: "types", command: [deno, "check", "mod.ts", "test/", "scripts/"] },
+  { name: "types", command: [deno, "check"] },
   { name: "Rust tests", command: ["cargo", "test", ...manifest], counts: cargoCounts },
   {
     name: "Deno tests and the examples of the docs",
-    command: [deno, "test", "--allow-all", "--doc", "mod.ts", "src/", "test/"],
+    command: [deno, "test", "--allow-all", "--doc", "README.md", "mod.ts", "src/", "test/"],
     counts: denoCounts,
   },
+  { name: "package", command: ["scripts/npm"] },
+  {
+    name: "Deno suite",
+    command: [deno, "run", "--allow-all", suite, "mod.ts"],
+    counts: plainCounts,
+  },
+  { name: "Node suite", command: ["node", suite, packed], counts: plainCounts },
+  { name: "Bun suite", command: ["scripts/bun", suite, packed], counts: plainCounts },
 ];
 
 /** `test result: ok. 12 passed; 0 failed; 1 ignored; ...`, once per program. */
@@ -57,6 +67,12 @@ function cargoCounts(output: string): Counts | null {
 /** `ok | 12 passed (3 steps) | 0 failed | 1 ignored (2s)`. */
 function denoCounts(output: string): Counts | null {
   const line = output.match(/^\w+ \| (\d+) passed.*? \| (\d+) failed(?:.*? \| (\d+) ignored)?/m);
+  return line === null ? null : numbers(line[1], line[2], line[3]);
+}
+
+/** `16 passed, 0 failed, 0 skipped`. */
+function plainCounts(output: string): Counts | null {
+  const line = output.match(/^(\d+) passed, (\d+) failed, (\d+) skipped$/m);
   return line === null ? null : numbers(line[1], line[2], line[3]);
 }
 

@@ -19,7 +19,7 @@ const BAD: [name: string, call: Call, kind: typeof TypeError | typeof RangeError
     ["a command that is no string", [42], TypeError, "command"],
     ["a NUL byte in the command", ["a\0b"], TypeError, "NUL"],
     ["arguments that are no list", ["true", "-l"], TypeError, "args"],
-    ["an argument that is a number", ["true", [1]], TypeError, "args"],
+    ["an argument that is a number", ["true", [1]], TypeError, "argument"],
     ["a NUL byte in an argument", ["true", ["a\0b"]], TypeError, "NUL"],
     ["a NUL byte in an argument of bytes", ["true", [new Uint8Array([1, 0])]], TypeError, "NUL"],
     ["an unknown option", option({ stdioWindwo: 16 }), TypeError, "stdioWindow"],

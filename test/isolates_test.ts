@@ -11,7 +11,6 @@ import {
   gone,
   identities,
   type Identity,
-  leavesNothing,
   PROBE,
   test,
   warmUp,

@@ -116,8 +116,8 @@ Deno.test("options: the command is a string with something in it", () => {
 });
 
 Deno.test("options: arguments are an array of strings and bytes", () => {
-  refused(TypeError, /Cannot read the arguments: they are a string/, "echo", "-n");
-  refused(TypeError, /Cannot read the arguments: they are an object/, "echo", {});
+  refused(TypeError, /Cannot read the arguments \(args\): they are a string/, "echo", "-n");
+  refused(TypeError, /Cannot read the arguments \(args\): they are an object/, "echo", {});
   refused(TypeError, /argument 1 is a number/, "echo", ["-n", 5]);
   refused(TypeError, /argument 0 is null/, "echo", [null]);
   refused(TypeError, /argument 0 holds a NUL byte/, "echo", ["a\0b"]);
