@@ -47,6 +47,8 @@ export class Process implements PortEvents, Source, Member {
   readonly #status: Deferred<ExitStatus> = deferred();
   readonly #pump: Pump;
   #report: Report | null = null;
+  /** `done` was told. A report can say so before: it shows the state now, and its event is still on its way. */
+  #done = false;
   #closing: Promise<void> | null = null;
   #ending = false;
   #over = false;
@@ -114,6 +116,7 @@ export class Process implements PortEvents, Source, Member {
 
   done(report: Report): void {
     this.#report = report;
+    this.#done = true;
     this.stdin.abandon("the program has ended");
     this.#status.resolve(exitStatus(report));
     for (const output of [this.stdout, this.stderr]) output.onTreeGone();
@@ -128,7 +131,7 @@ export class Process implements PortEvents, Source, Member {
 
   /** Gives the handle up when nothing is left to read; lets the event loop end when nobody is reading. */
   #settled(): void {
-    if (this.#report?.done !== true || this.#over) return;
+    if (!this.#done || this.#over) return;
     const open = [this.stdout, this.stderr].filter((output) => output.open);
     if (!open.some((output) => output.claimedBy !== null)) this.#letGo();
     if (open.some((output) => !output.dry)) return;
@@ -153,7 +156,7 @@ export class Process implements PortEvents, Source, Member {
 
   ref(): void {
     this.#wanted = true;
-    if (this.#report?.done !== true) this.#keepAlive();
+    if (!this.#done) this.#keepAlive();
   }
 
   unref(): void {
@@ -237,7 +240,7 @@ export class Process implements PortEvents, Source, Member {
   }
 
   async kill(signal: number, scope: Scope): Promise<void> {
-    const result = this.#report?.done === true
+    const result = this.#done
       ? -3
       : await this.core.signal(this.handle, signal, scope);
     if (result === 0) return;
