@@ -59,7 +59,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
     [
       ["doors/abi", "doors/napi"],
       ["doors/call"],
-      ["runtime/launch"],
+      ["runtime/launch", "runtime/calls"],
       ["runtime/reactor"],
       ["runtime/pair"],
       ["runtime/handle", "runtime/port"],
@@ -69,8 +69,8 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["doors/entry"],
       ["guard/watchdog"],
       ["guard/guardian"],
-      ["guard/keeper", "guard/table"],
-      ["guard/child"],
+      ["guard/keeper"],
+      ["guard/child", "guard/table"],
     ],
   ],
   base: [

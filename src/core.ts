@@ -46,8 +46,6 @@ export interface Report extends Ending {
 export interface PortEvents {
   /** The program runs, or `report.failure` says why not. Called exactly once. */
   started(report: Report): void;
-  /** The child itself has ended; descendants may still be running. At most once. */
-  exited(report: Report): void;
   /** The tree is gone or `report.survivors` names what is left. Exactly once after a successful start; not after a failed one. */
   done(report: Report): void;
   /** An armed stream may be read from (1, 2) or written to (0). Each `arm` is answered at most once. */

@@ -8,12 +8,9 @@
  * @module
  */
 
-import type { Output } from "./streams.ts";
+import { type Output, scratch } from "./streams.ts";
 
 const EAGAIN = -11;
-
-/** What one message carries at most. */
-const LARGEST = 256 * 1024;
 
 /** Where the pump's messages go. */
 export interface Sink {
@@ -30,13 +27,11 @@ export class Pump {
   /** Who waits for room, the longest first: so a flood of one lets the other progress. */
   #queue: (() => void)[] = [];
   #stuck = 0;
-  #buffer: Uint8Array;
 
   constructor(outputs: readonly Output[], window: number, sink: Sink) {
     this.#outputs = outputs;
     this.#sink = sink;
     this.#free = window;
-    this.#buffer = new Uint8Array(Math.min(window, LARGEST));
   }
 
   /** Nothing more can come before something is consumed. */
@@ -61,10 +56,9 @@ export class Pump {
         await this.#room(output);
         continue;
       }
-      const got = output.readNow(
-        this.#buffer.subarray(0, Math.min(this.#free, this.#buffer.length)),
-      );
-      if (got > 0) this.#deliver(type, this.#buffer.slice(0, got));
+      const buffer = scratch();
+      const got = output.readNow(buffer.subarray(0, this.#free));
+      if (got > 0) this.#deliver(type, buffer.slice(0, got));
       if (got === EAGAIN || output.due) await output.wait();
       if (got > 0) await this.#turn();
     }

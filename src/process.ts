@@ -112,8 +112,6 @@ export class Process implements PortEvents, Source, Member {
     this.#running.reject(startError(report.failure, this.spec));
   }
 
-  exited(_report: Report): void {}
-
   done(report: Report): void {
     this.#report = report;
     this.#done = true;
@@ -240,9 +238,7 @@ export class Process implements PortEvents, Source, Member {
   }
 
   async kill(signal: number, scope: Scope): Promise<void> {
-    const result = this.#done
-      ? -3
-      : await this.core.signal(this.handle, signal, scope);
+    const result = this.#done ? -3 : await this.core.signal(this.handle, signal, scope);
     if (result === 0) return;
     throw new ClosedError({
       what: `Cannot signal ${this.subject}`,

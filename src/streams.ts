@@ -52,8 +52,15 @@ export function deferred<T>(): Deferred<T> {
   return { promise, resolve, reject };
 }
 
-/** One scratch buffer for all default readers of this isolate: a chunk is a slice of exactly what was read. */
-let scratch: Uint8Array<ArrayBuffer> | undefined;
+let shared: Uint8Array<ArrayBuffer> | undefined;
+
+/**
+ * One buffer for all of this isolate, made at its first use. Whoever fills it
+ * copies from it before anybody else runs: without a wait in between.
+ */
+export function scratch(): Uint8Array<ArrayBuffer> {
+  return shared ??= new Uint8Array(CHUNK);
+}
 
 /** One of the child's outputs. One consumer at a time reads it. */
 export class Output {
@@ -204,7 +211,7 @@ export class Output {
 
   #takeOver(): void {
     const parts: Uint8Array[] = this.#held === null ? [] : [this.#held];
-    const buffer = new Uint8Array(CHUNK);
+    const buffer = scratch();
     for (;;) {
       const got = this.#source.core.read(this.#source.handle, this.number, buffer);
       if (got === EAGAIN) break; // somebody outside the tree holds it: the reader who comes waits for it
@@ -246,12 +253,11 @@ export class Output {
         this.claim(by);
         const request = controller.byobRequest;
         if (request?.view) return await this.#fill(controller, request);
-        scratch ??= new Uint8Array(CHUNK);
+        const buffer = scratch();
         for (let ahead = 0;;) {
-          // The buffer is shared: it is filled and copied from without a wait in between.
-          const got = this.due ? EAGAIN : this.readNow(scratch);
+          const got = this.due ? EAGAIN : this.readNow(buffer);
           if (got > 0) {
-            controller.enqueue(scratch.slice(0, got));
+            controller.enqueue(buffer.slice(0, got));
             ahead += got;
           } else if (got === 0) return controller.close();
           else if (ahead === 0) await this.wait();

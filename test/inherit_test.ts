@@ -95,6 +95,28 @@ function commandLine(pid: number): string {
   return Deno.readTextFileSync(`/proc/${pid}/cmdline`);
 }
 
+test("a thousand ports leave no descriptor, process or file behind", async () => {
+  await leavesNothing(async () => {
+    for (let i = 0; i < 100; i++) {
+      await Promise.all(Array.from({ length: 10 }, async (_, j) => {
+        await using port = await open(j % 2 === 0 ? "true" : "echo", ["x"]);
+        for await (const _ of port);
+      }));
+    }
+  });
+  assertEquals(
+    files().filter((name) => name.includes("proton") && !name.startsWith("proton_test_")),
+    [],
+  );
+});
+
+/** What stands where programs leave their files. */
+function files(): string[] {
+  return ["/tmp", "/dev/shm", "/run"].flatMap((folder) =>
+    [...Deno.readDirSync(folder)].map(({ name }) => name)
+  );
+}
+
 test("ports that are only opened and then dropped with their mailbox leave nothing either", async () => {
   await leavesNothing(async () => {
     for (let i = 0; i < 20; i++) {
@@ -174,6 +196,35 @@ test("arguments and arg0 reach the child as bytes", async () => {
   const expected = [...bytesOf("kitten\0-\0"), 0xff, 0x20, 0xfe, ...bytesOf("\0\0-\0")];
   assertEquals([...words], expected);
   await other.close();
+});
+
+test("variables set in a loop, here and in a Worker, while ports are opened: nothing crashes", async () => {
+  await using host = Host.start(`
+    if (self.name === "setter") {
+      self.onmessage = ({ data: stop }) => {
+        let i = 0;
+        for (; Atomics.load(stop, 0) === 0; i++) Deno.env.set("WORKER_" + i % 500, "x".repeat(i % 300));
+        self.postMessage(i);
+      };
+    } else {
+      const stop = new Int32Array(new SharedArrayBuffer(4));
+      const worker = new Worker(import.meta.url, { type: "module", name: "setter" });
+      const sets = new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
+      worker.postMessage(stop);
+      let right = 0;
+      for (let i = 0; i < 300; i++) {
+        for (let j = 0; j < 50; j++) Deno.env.set("MAIN_" + (i * 7 + j) % 400, "y".repeat(j));
+        Deno.env.set("TURN", String(i));
+        const port = await open("sh", ["-c", "echo $TURN"]);
+        if (await port.text() === i + "\\n") right++;
+      }
+      Atomics.store(stop, 0, 1);
+      say("done", right, await sets > 0 ? "while-set" : "not-set");
+      worker.terminate();
+    }
+  `);
+  assertEquals(await host.next("done"), ["300", "while-set"]);
+  assertEquals((await host.end()).code, 0);
 });
 
 // --- what the runtime is now is what the child is ----------------------------

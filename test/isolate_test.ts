@@ -35,7 +35,7 @@ class FakeDoor implements Door {
   ps_env_ref = (_env: number, on: number) => this.refs.push(on) * 0;
   ps_resolve = (_env: number, _spec: Uint8Array, out: Uint8Array) =>
     this.#failing("ps_resolve", out) ?? new TextEncoder().encodeInto(this.path, out).written;
-  ps_spawn = (_env: number, _spec: Uint8Array, path: Uint8Array, out: Uint8Array) => {
+  ps_spawn = (_env: number, path: Uint8Array, out: Uint8Array) => {
     this.spawned.push(new TextDecoder().decode(path));
     return this.#failing("ps_spawn", out) ?? ++this.#handles;
   };
@@ -74,7 +74,6 @@ function isolateOver(door: FakeDoor, allow: Host["allow"] = () => {}) {
 function recorder(told: string[], name = ""): PortEvents {
   return {
     started: () => told.push(`${name}started`),
-    exited: () => told.push(`${name}exited`),
     done: () => told.push(`${name}done`),
     ready: (stream) => told.push(`${name}ready ${stream}`),
   };
@@ -108,7 +107,7 @@ Deno.test("isolate: events that came together are told in the order of a port's 
   const answered = core.signal(port, 15, "child").then((result) => told.push(`signal ${result}`));
   door.ring = [[port, ALL]];
   door.wake();
-  assertEquals(told, ["started", "exited", "ready 0", "ready 1", "ready 2", "done"]);
+  assertEquals(told, ["started", "ready 0", "ready 1", "ready 2", "done"]);
   await answered;
   assertEquals(told.at(-1), "signal 0");
 });
@@ -136,9 +135,9 @@ Deno.test("isolate: a listener that throws disturbs neither its own port nor oth
     },
   });
   const good = core.spawn(SPEC, recorder(told, "good "));
-  door.ring = [[bad, EVENT.started | EVENT.exited], [good, EVENT.started]];
+  door.ring = [[bad, EVENT.started | EVENT.stdin], [good, EVENT.started]];
   assertEquals(await uncaught(() => door.wake()), [boom]);
-  assertEquals(told, ["bad exited", "good started"]);
+  assertEquals(told, ["bad ready 0", "good started"]);
 });
 
 Deno.test("isolate: a broken batch is told as uncaught and never thrown at the native caller", async () => {
@@ -153,7 +152,7 @@ Deno.test("isolate: a port released by its listener hears nothing more", () => {
   const door = new FakeDoor();
   const core = isolateOver(door);
   const told: string[] = [];
-  const port = core.spawn(SPEC, { ...recorder(told), exited: () => core.release(port) });
+  const port = core.spawn(SPEC, { ...recorder(told), ready: () => core.release(port) });
   door.ring = [[port, ALL]];
   door.wake();
   core.release(port);

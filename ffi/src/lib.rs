@@ -22,6 +22,7 @@ pub mod guard {
 
 /// Inside Deno, Node and Bun.
 pub mod runtime {
+    pub mod calls;
     pub mod environment;
     pub mod handle;
     pub mod inherit;

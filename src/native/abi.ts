@@ -23,7 +23,7 @@ export interface Door {
   ps_env_open(wake: () => void): number;
   ps_env_ref(env: number, on: number): number;
   ps_resolve(env: number, spec: Uint8Array, out: Uint8Array): number;
-  ps_spawn(env: number, spec: Uint8Array, path: Uint8Array, out: Uint8Array): number;
+  ps_spawn(env: number, path: Uint8Array, out: Uint8Array): number;
   ps_drain(env: number, out: Uint8Array): number;
   ps_report(env: number, port: number, out: Uint8Array): number;
   ps_read(env: number, port: number, stream: number, out: Uint8Array): number;
@@ -120,15 +120,14 @@ export function scopeNumber(scope: Scope): number {
 /** What an event of a port tells; several may come as one. */
 export const EVENT = {
   started: 1,
-  exited: 2,
-  done: 4,
-  stdin: 8,
-  stdout: 16,
-  stderr: 32,
-  signalled: 64,
+  done: 2,
+  stdin: 4,
+  stdout: 8,
+  stderr: 16,
+  signalled: 32,
 } as const;
 
-const ALL_EVENTS = 127;
+const ALL_EVENTS = 63;
 const EVENT_BYTES = 8;
 const SPEC_FLAG = { clearEnv: 1, killOnOwnerDeath: 2, view: 4 } as const;
 const FLAG = { started: 1, failed: 2, exited: 4, done: 8, ownGroup: 16, discarded: 32 } as const;

@@ -129,8 +129,6 @@ export function load(path: string): void {
         'usize',
         'buffer',
         'usize',
-        'buffer',
-        'usize',
       ],
       result: 'i32',
       nonblocking: false
@@ -293,7 +291,6 @@ export function ps_spawn(
   arg0: number,
   arg1: Uint8Array,
   arg2: Uint8Array,
-  arg3: Uint8Array,
 ): number {
   return symbols.ps_spawn(
     arg0,
@@ -301,8 +298,6 @@ export function ps_spawn(
     arg1.byteLength,
     arg2,
     arg2.byteLength,
-    arg3,
-    arg3.byteLength,
   )
 }
 

@@ -30,6 +30,8 @@ const NO_ANSWER = 1;
 /** Longest path the system takes, its final NUL included. */
 const PATH_MAX = 4096;
 
+const DECODER = new TextDecoder();
+
 /** One port's listener, and those who wait for an answer to their signal, oldest first. */
 interface Listening {
   readonly events: PortEvents;
@@ -44,6 +46,7 @@ export class Isolate implements Core {
   readonly #ports = new Map<Handle, Listening>();
   readonly #events = new Uint8Array(8 * 256);
   readonly #report = new Uint8Array(2048);
+  readonly #path = new Uint8Array(PATH_MAX);
   #references = 0;
 
   constructor(host: Host) {
@@ -54,23 +57,17 @@ export class Isolate implements Core {
     this.#door.ps_env_ref(this.#env, 0);
   }
 
+  /** The path whose permission is asked for is the very one that is executed. */
   spawn(spec: Spec, events: PortEvents): Handle {
     const record = encodeSpec(spec, this.#host.view());
-    const path = this.#resolve(spec, record);
-    this.#host.allow(new TextDecoder().decode(path), spec);
-    const out = new Uint8Array(4);
-    const port = this.#door.ps_spawn(this.#env, record, path, out);
-    if (port < 0) throw startFailure(spec, out, port);
+    const length = this.#door.ps_resolve(this.#env, record, this.#path);
+    if (length < 0) throw startFailure(spec, this.#path, length);
+    const path = this.#path.subarray(0, length);
+    this.#host.allow(DECODER.decode(path), spec);
+    const port = this.#door.ps_spawn(this.#env, path, this.#report);
+    if (port < 0) throw startFailure(spec, this.#report, port);
     this.#ports.set(port, { events, answers: [] });
     return port;
-  }
-
-  /** The path whose permission is asked for is the very one that is executed. */
-  #resolve(spec: Spec, record: Uint8Array): Uint8Array {
-    const out = new Uint8Array(PATH_MAX);
-    const length = this.#door.ps_resolve(this.#env, record, out);
-    if (length < 0) throw startFailure(spec, out, length);
-    return out.subarray(0, length);
   }
 
   read(port: Handle, stream: 1 | 2, into: Uint8Array): number {
@@ -157,7 +154,6 @@ export class Isolate implements Core {
       if ((bits & bit) !== 0 && listening !== undefined) guarded(() => what(listening));
     };
     tell(EVENT.started, ({ events }) => events.started(this.report(port)));
-    tell(EVENT.exited, ({ events }) => events.exited(this.report(port)));
     tell(EVENT.stdin, ({ events }) => events.ready(0));
     tell(EVENT.stdout, ({ events }) => events.ready(1));
     tell(EVENT.stderr, ({ events }) => events.ready(2));

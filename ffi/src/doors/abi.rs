@@ -26,8 +26,8 @@ pub fn ps_resolve(env: u32, spec: &[u8], out: &mut [u8]) -> i32 {
 }
 
 #[deno_bindgen]
-pub fn ps_spawn(env: u32, spec: &[u8], path: &[u8], out: &mut [u8]) -> i32 {
-    call::spawn(env, spec, path, out)
+pub fn ps_spawn(env: u32, path: &[u8], out: &mut [u8]) -> i32 {
+    call::spawn(env, path, out)
 }
 
 #[deno_bindgen]

@@ -4,7 +4,7 @@
 //! `>= 0` or `-errno` out, a panic is [`PANIC`].
 
 use crate::kernel::wire::{Stage, ABI};
-use crate::runtime::launch;
+use crate::runtime::{calls, launch};
 use rustix::io::Errno;
 
 /// What a caught panic answers.
@@ -44,13 +44,13 @@ pub fn resolve(env: u32, spec: &[u8], out: &mut [u8]) -> i32 {
     })
 }
 
-pub fn spawn(env: u32, spec: &[u8], path: &[u8], out: &mut [u8]) -> i32 {
-    guarded(|| staged(out, launch::spawn(env, spec, path)).map(|handle| handle as usize))
+pub fn spawn(env: u32, path: &[u8], out: &mut [u8]) -> i32 {
+    guarded(|| staged(out, launch::spawn(env, path)).map(|handle| handle as usize))
 }
 
 pub fn drain(env: u32, out: &mut [u8]) -> i32 {
     guarded(|| {
-        let events = launch::drain(env, out.len() / 8)?;
+        let events = calls::drain(env, out.len() / 8)?;
         for (slot, (handle, bits)) in out.chunks_exact_mut(8).zip(&events) {
             slot[..4].copy_from_slice(&handle.to_le_bytes());
             slot[4..].copy_from_slice(&bits.to_le_bytes());
@@ -60,34 +60,34 @@ pub fn drain(env: u32, out: &mut [u8]) -> i32 {
 }
 
 pub fn report(env: u32, port: i32, out: &mut [u8]) -> i32 {
-    guarded(|| fill(out, &launch::report(env, port)?))
+    guarded(|| fill(out, &calls::report(env, port)?))
 }
 
 pub fn read(env: u32, port: i32, stream: i32, out: &mut [u8]) -> i32 {
-    guarded(|| launch::read(env, port, stream, out))
+    guarded(|| calls::read(env, port, stream, out))
 }
 
 pub fn write(env: u32, port: i32, bytes: &[u8]) -> i32 {
-    guarded(|| launch::write(env, port, bytes))
+    guarded(|| calls::write(env, port, bytes))
 }
 
 pub fn arm(env: u32, port: i32, stream: i32) -> i32 {
-    guarded(|| launch::arm(env, port, stream).map(|()| 0))
+    guarded(|| calls::arm(env, port, stream).map(|()| 0))
 }
 
 pub fn shut(env: u32, port: i32, stream: i32) -> i32 {
-    guarded(|| launch::shut(env, port, stream).map(|()| 0))
+    guarded(|| calls::shut(env, port, stream).map(|()| 0))
 }
 
 pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> i32 {
-    guarded(|| launch::signal(env, port, signal, scope).map(|()| 0))
+    guarded(|| calls::signal(env, port, signal, scope).map(|()| 0))
 }
 
 /// 0, `-errno`, or 1: an answer, not an error of this call.
 pub fn signalled(env: u32, port: i32) -> i32 {
     let mut answer = 1;
     let result = guarded(|| {
-        answer = launch::signalled(env, port)?;
+        answer = calls::signalled(env, port)?;
         Ok(0)
     });
     if result < 0 {
@@ -98,13 +98,13 @@ pub fn signalled(env: u32, port: i32) -> i32 {
 }
 
 pub fn close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> i32 {
-    guarded(|| launch::close(env, port, cause, grace_ms, deadline_ms).map(|()| 0))
+    guarded(|| calls::close(env, port, cause, grace_ms, deadline_ms).map(|()| 0))
 }
 
 pub fn release(env: u32, port: i32) -> i32 {
-    guarded(|| launch::release(env, port).map(|()| 0))
+    guarded(|| calls::release(env, port).map(|()| 0))
 }
 
 pub fn reset(env: u32) -> i32 {
-    guarded(|| launch::reset(env).map(|()| 0))
+    guarded(|| calls::reset(env).map(|()| 0))
 }

@@ -30,13 +30,8 @@ pub fn node_ps_resolve(env: u32, spec: Uint8ArraySlice, mut out: Uint8ArraySlice
 }
 
 #[napi(js_name = "ps_spawn")]
-pub fn node_ps_spawn(
-    env: u32,
-    spec: Uint8ArraySlice,
-    path: Uint8ArraySlice,
-    mut out: Uint8ArraySlice,
-) -> i32 {
-    call::spawn(env, &spec, &path, lent(&mut out))
+pub fn node_ps_spawn(env: u32, path: Uint8ArraySlice, mut out: Uint8ArraySlice) -> i32 {
+    call::spawn(env, &path, lent(&mut out))
 }
 
 #[napi(js_name = "ps_drain")]
@@ -112,7 +107,8 @@ unsafe impl Send for Callable {}
 impl Wake for Arc<Line> {
     fn wake(&self) {
         // Held during the call: the clean-up hook waits, so the function cannot be freed under it.
-        if let Some(function) = *lock(&self.0) {
+        let line = lock(&self.0);
+        if let Some(function) = *line {
             let mode = sys::ThreadsafeFunctionCallMode::nonblocking;
             // SAFETY: alive, as the hook has not taken it. A full or closing queue needs no second try: it
             // will be drained, or nobody is left to drain it.

@@ -52,7 +52,8 @@ struct Plan {
     keeper: i32,
     join_group: i32,
     umask: u32,
-    rlimits: Vec<[u64; 2]>,
+    /// By number.
+    rlimits: Vec<(usize, [u64; 2])>,
     nice: Option<i32>,
     affinity: Option<Vec<u8>>,
     scheduler: Option<(i32, i32)>,
@@ -61,7 +62,8 @@ struct Plan {
 
 /// What the child would get from its keeper anyway; only differences are set,
 /// as setting a value back may need a privilege that keeping it does not.
-pub struct Own {
+pub struct Own<'a> {
+    pub limits: &'a [(u64, u64)],
     pub nice: i32,
     pub affinity: Vec<u8>,
     pub scheduler: (i32, i32),
@@ -83,6 +85,13 @@ fn c_strings(list: &[Vec<u8>], texts: &mut Vec<CString>) -> Result<Vec<*const c_
     Ok(pointers)
 }
 
+fn different_limits(wanted: &[(u64, u64)], own: &[(u64, u64)]) -> Vec<(usize, [u64; 2])> {
+    let all = wanted.iter().enumerate();
+    all.filter(|(at, limit)| own.get(*at) != Some(limit))
+        .map(|(at, &(soft, hard))| (at, [soft, hard]))
+        .collect()
+}
+
 fn differs<T: PartialEq>(wanted: T, own: &T) -> Option<T> {
     (wanted != *own).then_some(wanted)
 }
@@ -90,7 +99,7 @@ fn differs<T: PartialEq>(wanted: T, own: &T) -> Option<T> {
 impl Plan {
     fn new(
         launch: Launch,
-        own: &Own,
+        own: &Own<'_>,
         stdio: [i32; 3],
         cwd: i32,
         report: i32,
@@ -110,7 +119,7 @@ impl Plan {
             keeper: std::process::id() as i32,
             join_group: launch.join_group.unwrap_or(0),
             umask: launch.umask,
-            rlimits: launch.rlimits.iter().map(|&(soft, hard)| [soft, hard]).collect(),
+            rlimits: different_limits(&launch.rlimits, own.limits),
             nice: differs(launch.nice, &own.nice),
             affinity: differs(launch.affinity, &own.affinity),
             scheduler: differs(scheduler, &own.scheduler),
@@ -120,7 +129,7 @@ impl Plan {
 }
 
 /// Starts the child of `launch`. `fds` are its 0, 1 and 2 and its working directory.
-pub fn start(launch: Launch, own: &Own, fds: &[OwnedFd; 4]) -> Result<Started, (Stage, Errno)> {
+pub fn start(launch: Launch, own: &Own<'_>, fds: &[OwnedFd; 4]) -> Result<Started, (Stage, Errno)> {
     let at_clone = |errno| (Stage::Clone, errno);
     let [stdin, stdout, stderr, cwd] = fds.each_ref().map(AsRawFd::as_raw_fd);
     let (outcome, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at_clone)?;
@@ -197,8 +206,8 @@ fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
 }
 
 fn set_limits(plan: &Plan) -> Result<(), (Stage, isize)> {
-    for (resource, limit) in plan.rlimits.iter().enumerate() {
-        must(Stage::Rlimit, libc::SYS_prlimit64, [0, resource, limit.as_ptr() as usize, 0, 0])?;
+    for (resource, limit) in &plan.rlimits {
+        must(Stage::Rlimit, libc::SYS_prlimit64, [0, *resource, limit.as_ptr() as usize, 0, 0])?;
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ struct Guardian<'a> {
     outbox: VecDeque<Vec<u8>>,
     escapees: bool,
     title: &'a Title,
+    limits: Vec<(u64, u64)>,
 }
 
 /// The life of a guardian; never returns to the watchdog's code.
@@ -53,7 +54,9 @@ fn live(requests: OwnedFd, runtime: OwnedFd, table: Table, title: &Title) -> Res
     socket::send(&requests, &FromGuardian::Hello { abi: ABI }.encode(), &[own.as_fd()])?;
     drop(own);
     let (leashes, outbox) = (Vec::new(), VecDeque::new());
-    let guardian = Guardian { requests, runtime, events, table, leashes, outbox, escapees: false, title };
+    let limits = crate::kernel::sys::host::rlimits();
+    let guardian =
+        Guardian { requests, runtime, events, table, leashes, outbox, escapees: false, title, limits };
     guardian.run()
 }
 
@@ -98,7 +101,7 @@ impl Guardian<'_> {
                 return false;
             }
             match (ToGuardian::decode(&buffer[..packet.len]), packet.fds.into_iter().next()) {
-                (Ok(ToGuardian::Keep { id, grace_ms }), Some(port)) => self.keep(id, grace_ms, port),
+                (Ok(ToGuardian::Keep { id }), Some(port)) => self.keep(id, port),
                 (Ok(ToGuardian::End { id }), None) => self.end(id),
                 _ => return false,
             }
@@ -106,14 +109,14 @@ impl Guardian<'_> {
     }
 
     /// Forks a keeper, or tells over the port's own socket why not.
-    fn keep(&mut self, id: u32, grace_ms: u32, port: OwnedFd) {
-        if let Err((port, errno)) = self.try_keep(id, grace_ms, port) {
+    fn keep(&mut self, id: u32, port: OwnedFd) {
+        if let Err((port, errno)) = self.try_keep(id, port) {
             let failed = FromKeeper::Failed { stage: Stage::Keeper, errno: errno.raw_os_error() };
             let _ = socket::send(&port, &failed.encode(), &[]); // a runtime that is gone need not know
         }
     }
 
-    fn try_keep(&mut self, id: u32, grace_ms: u32, port: OwnedFd) -> Result<(), (OwnedFd, Errno)> {
+    fn try_keep(&mut self, id: u32, port: OwnedFd) -> Result<(), (OwnedFd, Errno)> {
         let Some(at) = self.table.vacancy() else { return Err((port, Errno::AGAIN)) };
         let (leash, far) = match socket::pair() {
             Ok(pair) => pair,
@@ -126,9 +129,12 @@ impl Guardian<'_> {
         match helper::fork() {
             Err(errno) => Err((port, errno)),
             // `leash` is closed with all else that is not its own: what is left open would hide our death.
-            Ok(Forked::Child) => keeper::main(Birth { port, leash: far, runtime, title: self.title }),
+            Ok(Forked::Child) => {
+                let (title, limits, place) = (self.title, &self.limits[..], (self.table, at));
+                keeper::main(Birth { port, leash: far, runtime, title, limits, place })
+            }
             Ok(Forked::Parent(pid)) => {
-                self.table.put(at, pid, id, grace_ms);
+                self.table.put(at, pid, id);
                 if self.leashes.len() <= at {
                     self.leashes.resize_with(at + 1, || None);
                 }

@@ -10,6 +10,7 @@
 //! - It never waits for one thing only: whatever hangs, the rest is still heard.
 
 use crate::guard::child::{self, Memory, Own};
+use crate::guard::table::Table;
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Ended, Title, Whose};
 use crate::kernel::tree::{Outcome, Tree};
@@ -33,6 +34,10 @@ pub struct Birth<'a> {
     /// The runtime's pidfd.
     pub runtime: OwnedFd,
     pub title: &'a Title,
+    /// The resource limits that helpers have.
+    pub limits: &'a [(u64, u64)],
+    /// Where the guardian has put it.
+    pub place: (Table, usize),
 }
 
 /// What is still to come for the tree.
@@ -59,6 +64,8 @@ struct Keeper {
     pidfd: Option<OwnedFd>,
     /// Until the exec has succeeded or failed.
     starting: Option<(OwnedFd, Memory)>,
+    /// Until then it may also hold the child's oom_score_adj.
+    lent: bool,
     started: Instant,
     timeout: Option<Instant>,
     wait: Option<Wait>,
@@ -82,8 +89,8 @@ fn ms(n: u32) -> Duration {
 
 /// The life of a keeper; never returns to the guardian's code.
 pub fn main(birth: Birth) -> ! {
-    let _ = rustix::thread::set_name(c"proton-keeper");
-    birth.title.show("proton-keeper");
+    let _ = rustix::thread::set_name(c"proton-spare");
+    birth.title.show("proton-spare");
     helper::exit(match live(birth) {
         Ok(()) => 0,
         Err(_) => 1, // the guardian sweeps and tells the runtime
@@ -97,7 +104,11 @@ fn live(birth: Birth) -> Result<(), Errno> {
     let Some((launch, fds)) = read_launch(&port, &leash, &runtime)? else {
         return Ok(()); // the runtime or the guardian is gone: nothing was started
     };
-    match Keeper::start(launch, fds, (port, leash, runtime, events)) {
+    let _ = rustix::thread::set_name(c"proton-keeper");
+    birth.title.show("proton-keeper");
+    let (table, at) = birth.place;
+    table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
+    match Keeper::start(launch, birth.limits, fds, (port, leash, runtime, events)) {
         Ok(keeper) => keeper.run(),
         Err((port, stage, errno)) => {
             // Nobody to tell is no error: the runtime is gone then.
@@ -152,16 +163,17 @@ fn read_launch(
     }
 }
 
-/// This process's own priorities, to compare with what the child is to have.
-fn own_priorities(mask_bytes: usize) -> Own {
+/// What this process has itself, to compare with what the child is to have.
+fn own(limits: &[(u64, u64)], mask_bytes: usize) -> Own<'_> {
     let host = crate::kernel::sys::host::Priorities::of_this_thread(mask_bytes);
-    Own { nice: host.nice, affinity: host.affinity, scheduler: host.scheduler, ioprio: host.ioprio }
+    Own { limits, nice: host.nice, affinity: host.affinity, scheduler: host.scheduler, ioprio: host.ioprio }
 }
 
 impl Keeper {
     /// Clones the child.
     fn start(
         launch: Launch,
+        limits: &[(u64, u64)],
         fds: [OwnedFd; 4],
         (port, leash, runtime, events): (OwnedFd, OwnedFd, OwnedFd, OwnedFd),
     ) -> Result<Self, (OwnedFd, Stage, Errno)> {
@@ -172,10 +184,11 @@ impl Keeper {
             output_piped: launch.output_piped,
         };
         let (own_group, timeout) = (launch.join_group.is_none(), launch.timeout_ms.map(ms));
-        if let Err(errno) = oom::lend(launch.oom_score_adj) {
-            return Err((port, Stage::OomScoreAdj, errno));
-        }
-        let own = own_priorities(launch.affinity.len());
+        let lent = match oom::lend(launch.oom_score_adj) {
+            Ok(lent) => lent,
+            Err(errno) => return Err((port, Stage::OomScoreAdj, errno)),
+        };
+        let own = own(limits, launch.affinity.len());
         let started = Instant::now();
         let child = match child::start(launch, &own, &fds) {
             Ok(child) => child,
@@ -192,6 +205,7 @@ impl Keeper {
             own_group,
             pidfd: Some(child.pidfd),
             starting: Some((child.outcome, child.memory)),
+            lent,
             started,
             timeout: timeout.map(|d| started + d),
             wait: None,
@@ -214,13 +228,18 @@ impl Keeper {
                 self.timeout = None;
                 self.end(Cause::Timeout, self.terms.grace);
             }
-            match self.phase {
-                Phase::Flushing(until) if self.eof || until <= now => self.ask_to_end(self.terms.grace),
+            // Looked at once: with the child ended and no other child there is nobody who could bring one.
+            if self.wait.is_some() && self.starting.is_none() && self.tree().is_empty() {
+                return self.finish(Outcome::default());
+            }
+            match (self.phase, self.wait) {
+                (Phase::Running, Some(wait)) => self.survived(wait),
+                (Phase::Flushing(until), _) if self.eof || until <= now => self.ask_to_end(self.terms.grace),
                 _ => {}
             }
-            let up = matches!(self.phase, Phase::Ending(until) if until <= Instant::now());
-            if up || (self.wait.is_some() && self.starting.is_none() && self.tree().is_empty()) {
-                return self.finish();
+            if matches!(self.phase, Phase::Ending(until) if until <= Instant::now()) {
+                let outcome = self.kill()?;
+                return self.finish(outcome);
             }
         }
     }
@@ -307,9 +326,11 @@ impl Keeper {
             self.flush_outbox();
             helper::exit(0);
         }
-        drop(memory);
-        oom::take_back();
         self.tell(&FromKeeper::Started { pid: self.pid, own_group: self.own_group });
+        drop(memory);
+        if self.lent {
+            oom::lower();
+        }
         if matches!(self.phase, Phase::Ending(_)) {
             self.first_signal(); // before the exec it was ignored, as helpers ignore it
         }
@@ -323,15 +344,19 @@ impl Keeper {
         };
         self.pidfd = None;
         self.wait = Some(wait);
-        self.tell(&FromKeeper::Exited { wait });
         if self.phase == Phase::Running {
             self.cause.get_or_insert(Cause::Exit);
-            let flush = self.terms.output_piped && self.port.is_some() && !self.terms.flush.is_zero();
-            if flush && !self.tree().is_empty() {
-                self.phase = Phase::Flushing(Instant::now() + self.terms.flush);
-            } else {
-                self.ask_to_end(self.terms.grace);
-            }
+        }
+    }
+
+    /// The child has exited and left others behind: they may finish what they
+    /// write to its output. The runtime tells when nobody holds that any more.
+    fn survived(&mut self, wait: Wait) {
+        self.tell(&FromKeeper::Exited { wait });
+        if self.terms.output_piped && self.port.is_some() && !self.terms.flush.is_zero() {
+            self.phase = Phase::Flushing(Instant::now() + self.terms.flush);
+        } else {
+            self.ask_to_end(self.terms.grace);
         }
     }
 
@@ -444,26 +469,24 @@ impl Keeper {
         }
     }
 
-    /// SIGKILL until nothing is left, then the record of how it all went.
-    fn finish(mut self) -> Result<(), Errno> {
+    /// SIGKILL until nothing is left.
+    fn kill(&mut self) -> Result<Outcome, Errno> {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
-        let mut killed = 0;
-        let mut outcome = Outcome::default();
-        if self.wait.is_none() || !self.tree().is_empty() {
-            let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
-            if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-                // ESRCH: the group is empty
-            }
-            outcome = self.tree().end(deadline);
+        let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
+        if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            // ESRCH: the group is empty
         }
+        let mut outcome = self.tree().end(deadline);
         if self.wait.is_none() {
             self.wait = helper::wait(Whose::Pid(self.pid), true)?.map(|ended| ended.wait);
-            killed = u32::from(self.wait == Some(Wait::Signal(libc::SIGKILL)));
-            if let Some(wait) = self.wait {
-                self.tell(&FromKeeper::Exited { wait });
-            }
+            outcome.killed += u32::from(self.wait == Some(Wait::Signal(libc::SIGKILL)));
         }
+        Ok(outcome)
+    }
+
+    /// Nothing is left, or what is has been named: the record of how it all went.
+    fn finish(mut self, outcome: Outcome) -> Result<(), Errno> {
         if self.wait.is_some() {
             helper::wait(Whose::Pid(self.pid), false)?;
         }
@@ -471,7 +494,7 @@ impl Keeper {
         self.tell(&FromKeeper::Done(Done {
             wait: self.wait.unwrap_or(Wait::Lost),
             cause: self.cause.unwrap_or(Cause::Exit),
-            killed: killed + outcome.killed,
+            killed: outcome.killed,
             wall_us: self.started.elapsed().as_micros() as u64,
             user_us: usage.user_us,
             system_us: usage.system_us,
@@ -522,26 +545,28 @@ impl Keeper {
 mod oom {
     use rustix::io::Errno;
     use rustix::process::DumpableBehavior;
+    use std::sync::atomic::{AtomicI32, Ordering};
 
     const FILE: &str = "/proc/self/oom_score_adj";
 
     /// What helpers ask for: among the last to be chosen, but not immune.
-    pub const LOW: i32 = -900;
+    const LOW: i32 = -900;
 
-    /// Sets the child's value where ours is another.
-    pub fn lend(value: i32) -> Result<(), Errno> {
-        if current() == Some(value) {
-            Ok(())
-        } else {
-            set(value)
-        }
+    /// What this helper has; keepers get it with the memory of their guardian.
+    static OWN: AtomicI32 = AtomicI32::new(0);
+
+    /// Takes what helpers have where that is allowed: as a rule to root only.
+    pub fn lower() {
+        let _ = set(LOW); // refused without CAP_SYS_RESOURCE
+        OWN.store(current().unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Back to what helpers have where that is allowed; only root's differs.
-    pub fn take_back() {
-        if rustix::process::geteuid().is_root() {
-            let _ = set(LOW); // refused without CAP_SYS_RESOURCE, and then it was not lowered before either
+    /// Sets the child's value, true where ours is another.
+    pub fn lend(value: i32) -> Result<bool, Errno> {
+        if OWN.load(Ordering::Relaxed) == value {
+            return Ok(false);
         }
+        set(value).map(|()| true)
     }
 
     fn current() -> Option<i32> {
@@ -566,4 +591,4 @@ mod oom {
     }
 }
 
-pub use oom::take_back as lower_oom_score;
+pub use oom::lower as lower_oom_score;

@@ -23,7 +23,7 @@ struct Slot {
     grace_ms: AtomicU32,
 }
 
-/// Written by the guardian alone, read by both.
+/// Written by the guardian, but for its grace, which each keeper writes once it knows it; read by all.
 #[derive(Clone, Copy)]
 pub struct Table {
     slots: &'static [Slot],
@@ -56,17 +56,23 @@ impl Table {
     }
 
     /// Takes a vacant place. The pid is written last: a slot with a pid is whole.
-    pub fn put(&self, at: usize, pid: i32, id: u32, grace_ms: u32) {
+    pub fn put(&self, at: usize, pid: i32, id: u32) {
         let slot = &self.slots[at];
         slot.id.store(id, Ordering::Release);
-        slot.grace_ms.store(grace_ms, Ordering::Release);
         slot.pid.store(pid, Ordering::Release);
         self.high.id.fetch_max(at as u32 + 1, Ordering::AcqRel);
+    }
+
+    /// A keeper that starts its child says how long ending it may take. Its place has a
+    /// grace of 0 until then, and again when it is given back.
+    pub fn grant(&self, at: usize, grace_ms: u32) {
+        self.slots[at].grace_ms.store(grace_ms, Ordering::Release);
     }
 
     /// Gives a place back. To be done *before* the keeper is reaped, while its
     /// pid cannot mean anybody else.
     pub fn clear(&self, at: usize) {
+        self.slots[at].grace_ms.store(0, Ordering::Release);
         self.slots[at].pid.store(0, Ordering::Release);
     }
 

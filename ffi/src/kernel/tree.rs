@@ -52,7 +52,7 @@ impl Tree<'_> {
     pub fn is_empty(&self) -> bool {
         self.children()
             .into_iter()
-            .all(|pid| self.hold == Some(pid) && procfs::stat(pid).is_none_or(|stat| stat.has_ended()))
+            .all(|pid| self.hold == Some(pid) && !matches!(helper::wait(Whose::Pid(pid), true), Ok(None)))
     }
 
     /// Sends `signal` once to everything. Returns how many got it.

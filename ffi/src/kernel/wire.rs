@@ -133,7 +133,7 @@ pub struct Done {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToGuardian {
     /// Fork a keeper for the port socket that comes along (one fd).
-    Keep { id: u32, grace_ms: u32 },
+    Keep { id: u32 },
     /// The keeper missed its deadline: kill it, inherit its tree and sweep it.
     End { id: u32 },
 }
@@ -382,7 +382,7 @@ impl ToGuardian {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         match *self {
-            ToGuardian::Keep { id, grace_ms } => w.u32(1).u32(id).u32(grace_ms),
+            ToGuardian::Keep { id } => w.u32(1).u32(id),
             ToGuardian::End { id } => w.u32(2).u32(id),
         };
         w.done()
@@ -391,7 +391,7 @@ impl ToGuardian {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let record = match r.u32()? {
-            1 => ToGuardian::Keep { id: r.u32()?, grace_ms: r.u32()? },
+            1 => ToGuardian::Keep { id: r.u32()? },
             2 => ToGuardian::End { id: r.u32()? },
             _ => return Err(Malformed),
         };

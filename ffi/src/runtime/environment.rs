@@ -3,10 +3,11 @@
 //! The child's environment and the program it names: pure functions over bytes.
 
 use crate::kernel::wire::{Spec, Stage};
-use rustix::fs::{Access, AtFlags, FileType};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// What execvpe(3) searches where PATH is not set.
@@ -47,7 +48,7 @@ fn overlay(native: Vec<Variable>, view: &[Variable]) -> Vec<Variable> {
 
 /// The child's variables: the native ones, the runtime's view over them, and
 /// what the caller sets and unsets.
-pub fn compose(native: Vec<Vec<u8>>, spec: &Spec) -> Vec<Variable> {
+fn compose(native: Vec<Vec<u8>>, spec: &Spec) -> Vec<Variable> {
     let mut list: Vec<Variable> = Vec::new();
     if !spec.clear_env {
         list = native.iter().filter_map(|entry| split(entry)).collect();
@@ -65,54 +66,71 @@ pub fn compose(native: Vec<Vec<u8>>, spec: &Spec) -> Vec<Variable> {
 }
 
 /// `NAME=value`, as execve(2) takes it.
-pub fn entries(list: Vec<Variable>) -> Vec<Vec<u8>> {
+fn entries(list: Vec<Variable>) -> Vec<Vec<u8>> {
     list.into_iter().map(|(key, value)| [&key[..], b"=", &value].concat()).collect()
 }
 
-/// The directory in which the child starts, absolute.
-pub fn directory(spec: &Spec) -> Result<PathBuf, (Stage, Errno)> {
-    let here = std::env::current_dir().map_err(|e| (Stage::Cwd, errno_of(&e)))?;
-    if spec.cwd.is_empty() {
-        return Ok(here);
+/// A program that was found, and how it is to be run.
+pub struct Program {
+    pub spec: Spec,
+    /// Absolute; executed as it is.
+    pub path: Vec<u8>,
+    /// The directory in which it starts.
+    pub directory: OwnedFd,
+    /// `NAME=value`, as execve(2) takes it.
+    pub env: Vec<Vec<u8>>,
+}
+
+impl Program {
+    /// Looks it up as execvpe(3) does, in the child's own PATH and from its own directory.
+    pub fn find(spec: Spec, native: Vec<Vec<u8>>) -> Result<Program, (Stage, Errno)> {
+        let directory = open_directory(&spec).map_err(|errno| (Stage::Cwd, errno))?;
+        let env = compose(native, &spec);
+        let path = find(&spec, &env).map_err(|errno| (Stage::Program, errno))?;
+        Ok(Program { spec, path: path.into_os_string().into_vec(), directory, env: entries(env) })
     }
-    let there = here.join(OsStr::from_bytes(&spec.cwd));
-    let stat = rustix::fs::stat(&there).map_err(|errno| (Stage::Cwd, errno))?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Ok(there),
-        _ => Err((Stage::Cwd, Errno::NOTDIR)),
-    }
+}
+
+/// The runtime's directory, or the one asked for, as it is now.
+fn open_directory(spec: &Spec) -> Result<OwnedFd, Errno> {
+    let path = if spec.cwd.is_empty() { b"." } else { &spec.cwd[..] };
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 pub fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// The absolute path that will be executed: as execvpe(3) looks it up, in the
-/// child's own PATH and from its own directory.
-pub fn program(spec: &Spec, native: Vec<Vec<u8>>) -> Result<PathBuf, (Stage, Errno)> {
-    let from = directory(spec)?;
+fn find(spec: &Spec, variables: &[Variable]) -> Result<PathBuf, Errno> {
     let command = Path::new(OsStr::from_bytes(&spec.command));
-    let at_program = |errno| (Stage::Program, errno);
     if spec.command.is_empty() {
-        return Err(at_program(Errno::NOENT));
+        return Err(Errno::NOENT);
     }
     if spec.command.contains(&b'/') {
-        let path = from.join(command);
-        return executable(&path).map(|()| path).map_err(at_program);
+        let path = absolute(spec, command)?;
+        return executable(&path).map(|()| path);
     }
-    let variables = compose(native, spec);
     let found = variables.iter().find(|(key, _)| key == b"PATH");
     let path = found.map_or(DEFAULT_PATH, |(_, value)| value);
     let mut refused = None;
     for entry in path.split(|&b| b == b':') {
-        let candidate = from.join(OsStr::from_bytes(entry)).join(command);
+        let candidate = absolute(spec, &Path::new(OsStr::from_bytes(entry)).join(command))?;
         match executable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(Errno::ACCESS) => refused = Some(Errno::ACCESS),
             Err(_) => {}
         }
     }
-    Err(at_program(refused.unwrap_or(Errno::NOENT)))
+    Err(refused.unwrap_or(Errno::NOENT))
+}
+
+/// `path` as seen from the child's directory.
+fn absolute(spec: &Spec, path: &Path) -> Result<PathBuf, Errno> {
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    let here = std::env::current_dir().map_err(|error| errno_of(&error))?;
+    Ok(here.join(OsStr::from_bytes(&spec.cwd)).join(path))
 }
 
 fn executable(path: &Path) -> Result<(), Errno> {
@@ -143,6 +161,10 @@ mod tests {
             env: Vec::new(),
             view: None,
         }
+    }
+
+    fn path(spec: &Spec, native: Vec<Vec<u8>>) -> Result<Vec<u8>, (Stage, Errno)> {
+        Program::find(spec.clone(), native).map(|program| program.path)
     }
 
     fn pair(key: &[u8], value: &[u8]) -> Variable {
@@ -177,29 +199,29 @@ mod tests {
     #[test]
     fn a_program_is_looked_up_in_the_childs_own_path() {
         let mut wanted = spec(b"true");
-        let found = program(&wanted, vec![b"PATH=/nowhere:/usr/bin".to_vec()]);
-        assert_eq!(found, Ok(PathBuf::from("/usr/bin/true")));
+        let found = path(&wanted, vec![b"PATH=/nowhere:/usr/bin".to_vec()]);
+        assert_eq!(found, Ok(b"/usr/bin/true".to_vec()));
         wanted.env = vec![(b"PATH".to_vec(), Some(b"/nowhere".to_vec()))];
-        assert_eq!(program(&wanted, vec![b"PATH=/usr/bin".to_vec()]), Err((Stage::Program, Errno::NOENT)));
+        assert_eq!(path(&wanted, vec![b"PATH=/usr/bin".to_vec()]), Err((Stage::Program, Errno::NOENT)));
         wanted.env = vec![(b"PATH".to_vec(), None)];
-        assert!(program(&wanted, vec![]).is_ok_and(|path| path.ends_with("true")));
+        assert!(path(&wanted, vec![]).is_ok_and(|path| path.ends_with(b"/true")));
     }
 
     #[test]
     fn what_is_found_but_cannot_be_run_is_told_apart_from_what_is_not_found() {
         let mut wanted = spec(b"passwd");
         wanted.env = vec![(b"PATH".to_vec(), Some(b"/etc:/nowhere".to_vec()))];
-        assert_eq!(program(&wanted, vec![]), Err((Stage::Program, Errno::ACCESS)));
+        assert_eq!(path(&wanted, vec![]), Err((Stage::Program, Errno::ACCESS)));
         wanted.cwd = b"/nowhere".to_vec();
-        assert_eq!(program(&wanted, vec![]), Err((Stage::Cwd, Errno::NOENT)));
+        assert_eq!(path(&wanted, vec![]), Err((Stage::Cwd, Errno::NOENT)));
         wanted.cwd = b"/etc/passwd".to_vec();
-        assert_eq!(program(&wanted, vec![]), Err((Stage::Cwd, Errno::NOTDIR)));
+        assert_eq!(path(&wanted, vec![]), Err((Stage::Cwd, Errno::NOTDIR)));
     }
 
     #[test]
     fn a_relative_path_starts_in_the_childs_directory() {
         let mut wanted = spec(b"bin/true");
         wanted.cwd = b"/usr".to_vec();
-        assert_eq!(program(&wanted, vec![]), Ok(PathBuf::from("/usr/bin/true")));
+        assert_eq!(path(&wanted, vec![]), Ok(b"/usr/bin/true".to_vec()));
     }
 }

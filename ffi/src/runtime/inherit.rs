@@ -41,15 +41,21 @@ const RIGHTS: [&[u8]; 11] = [
     b"CapAmb:",
 ];
 
-fn status() -> Result<Vec<u8>, Errno> {
-    let mut text = Vec::new();
-    procfs::read("/proc/thread-self/status", &mut text)?;
-    Ok(text)
+/// Who the calling thread is, and what a child that it opens inherits.
+pub fn look() -> Result<(Identity, Inherited), Errno> {
+    let mut status = Vec::with_capacity(2048);
+    procfs::read("/proc/thread-self/status", &mut status)?;
+    let inherited = Inherited {
+        umask: umask(&status)?,
+        rlimits: crate::kernel::sys::host::rlimits(),
+        priorities: Priorities::of_this_thread(128),
+        oom_score_adj: oom_score_adj()?,
+        foreground_group: foreground_group(),
+    };
+    Ok((identity(&status), inherited))
 }
 
-/// Who the calling thread is.
-pub fn identity() -> Result<Identity, Errno> {
-    let status = status()?;
+fn identity(status: &[u8]) -> Identity {
     let mut identity = Vec::with_capacity(1024);
     for line in status.split(|&b| b == b'\n').filter(|line| RIGHTS.iter().any(|name| line.starts_with(name)))
     {
@@ -67,22 +73,13 @@ pub fn identity() -> Result<Identity, Errno> {
     }
     let session = rustix::process::getsid(None).map_or(0, |sid| sid.as_raw_nonzero().get());
     identity.extend_from_slice(&session.to_le_bytes());
-    Ok(identity)
+    identity
 }
 
-/// What a child opened by the calling thread inherits.
-pub fn inherited() -> Result<Inherited, Errno> {
-    let status = status()?;
+fn umask(status: &[u8]) -> Result<u32, Errno> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Umask:"));
     let octal = line.and_then(|text| std::str::from_utf8(text).ok());
-    let umask = octal.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).ok_or(Errno::NOTSUP)?;
-    Ok(Inherited {
-        umask,
-        rlimits: crate::kernel::sys::host::rlimits(),
-        priorities: Priorities::of_this_thread(128),
-        oom_score_adj: oom_score_adj()?,
-        foreground_group: foreground_group(),
-    })
+    octal.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).ok_or(Errno::NOTSUP)
 }
 
 fn oom_score_adj() -> Result<i32, Errno> {
@@ -91,18 +88,11 @@ fn oom_score_adj() -> Result<i32, Errno> {
     std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or(Errno::PROTO)
 }
 
-/// Fields 5, 7 and 8 of /proc/self/stat: group, terminal, the terminal's foreground group.
+/// The group of a runtime that stands in its terminal's foreground. Without a
+/// controlling terminal there is no /dev/tty to open (ENXIO).
 fn foreground_group() -> Option<i32> {
-    let mut text = Vec::new();
-    procfs::read("/proc/self/stat", &mut text).ok()?;
-    let close = text.iter().rposition(|&b| b == b')')?;
-    let rest = std::str::from_utf8(&text[close + 1..]).ok()?;
-    let field = |n: usize| rest.split_ascii_whitespace().nth(n)?.parse::<i32>().ok();
-    let (group, terminal, foreground) = (field(2)?, field(4)?, field(5)?);
-    (terminal != 0 && foreground == group).then_some(group)
-}
-
-/// The runtime's directory, or the one asked for, as it is now.
-pub fn open_directory(path: &std::path::Path) -> Result<rustix::fd::OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open("/dev/tty", flags, Mode::empty()).ok()?;
+    let foreground = rustix::termios::tcgetpgrp(&terminal).ok()?;
+    (foreground == rustix::process::getpgrp()).then(|| foreground.as_raw_nonzero().get())
 }

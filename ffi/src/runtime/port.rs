@@ -10,18 +10,16 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Event bits (docs/abi.md).
 pub const STARTED: u32 = 1;
-pub const EXITED: u32 = 2;
-pub const DONE: u32 = 4;
-pub const SIGNALLED: u32 = 64;
+pub const DONE: u32 = 2;
+pub const SIGNALLED: u32 = 32;
 
 /// The bit of a stream that is ready.
 pub fn ready(stream: usize) -> u32 {
-    8 << stream
+    4 << stream
 }
 
 /// A lock whose holder panicked still guards sound data: every change below is one assignment.
@@ -41,11 +39,13 @@ pub struct Env {
     /// Each port stands here at most once, so that it cannot overflow.
     ring: Mutex<VecDeque<Arc<Port>>>,
     awake: AtomicBool,
+    /// The pair that served it last.
+    pub pair: AtomicU32,
 }
 
 impl Env {
     pub fn new(id: u32, wake: Box<dyn Wake>) -> Self {
-        Env { id, wake, ring: Mutex::default(), awake: AtomicBool::new(false) }
+        Env { id, wake, ring: Mutex::default(), awake: AtomicBool::new(false), pair: AtomicU32::new(0) }
     }
 
     fn push(&self, port: Arc<Port>) {
@@ -115,6 +115,8 @@ impl Outlet {
 #[derive(Default)]
 pub struct Stdio {
     pub end: Option<End>,
+    /// The reactor knows it.
+    pub watched: bool,
     /// JavaScript has asked for one event.
     pub armed: bool,
     /// Nobody can write any more, or nobody wants to know.
@@ -142,8 +144,9 @@ pub struct State {
 }
 
 /// How the end of a port is asked for where nobody else says.
+#[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    pub grace: Duration,
+    pub grace_ms: u32,
     pub kill_on_owner_death: bool,
 }
 
@@ -152,7 +155,8 @@ pub struct Port {
     pub env: Arc<Env>,
     /// The pair of helpers it belongs to.
     pub pair: u32,
-    pub terms: Terms,
+    /// Known once there is something to start.
+    pub terms: OnceLock<Terms>,
     pub keeper: Mutex<Outlet>,
     pub stdio: [Mutex<Stdio>; 3],
     pub state: Mutex<State>,
@@ -166,27 +170,26 @@ pub struct Port {
 }
 
 impl Port {
-    pub fn new(
-        handle: i32,
-        env: Arc<Env>,
-        pair: u32,
-        terms: Terms,
-        keeper: OwnedFd,
-        ends: [Option<End>; 3],
-    ) -> Self {
-        let stdio = ends.map(|end| Mutex::new(Stdio { over: end.is_none(), end, armed: false }));
+    pub fn new(handle: i32, env: Arc<Env>, pair: u32, keeper: OwnedFd) -> Self {
         Port {
             handle,
             env,
             pair,
-            terms,
+            terms: OnceLock::new(),
             keeper: Mutex::new(Outlet::new(keeper)),
-            stdio,
+            stdio: Default::default(),
             state: Mutex::default(),
             discard: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
             released: AtomicBool::new(false),
             bits: AtomicU32::new(0),
+        }
+    }
+
+    /// Our ends of the child's stdio, once they are made.
+    pub fn take_ends(&self, ends: [Option<End>; 3]) {
+        for (stdio, end) in self.stdio.iter().zip(ends) {
+            *lock(stdio) = Stdio { over: end.is_none(), end, ..Stdio::default() };
         }
     }
 
@@ -259,8 +262,7 @@ mod tests {
 
     fn port(env: &Arc<Env>, handle: i32) -> Arc<Port> {
         let (near, _far) = socket::pair().expect("a pair");
-        let terms = Terms { grace: Duration::ZERO, kill_on_owner_death: false };
-        Arc::new(Port::new(handle, env.clone(), 0, terms, near, [None, None, None]))
+        Arc::new(Port::new(handle, env.clone(), 0, near))
     }
 
     #[test]
@@ -269,10 +271,10 @@ mod tests {
         let env = Arc::new(Env::new(1, Box::new(Count(wakes.clone()))));
         let (a, b) = (port(&env, 7), port(&env, 8));
         a.announce(STARTED);
-        b.announce(EXITED);
+        b.announce(ready(1));
         a.announce(DONE);
         assert_eq!(wakes.load(Ordering::Acquire), 1);
-        assert_eq!(env.drain(8), [(7, STARTED | DONE), (8, EXITED)]);
+        assert_eq!(env.drain(8), [(7, STARTED | DONE), (8, ready(1))]);
         assert_eq!(env.drain(8), []);
         a.announce(SIGNALLED);
         assert_eq!(wakes.load(Ordering::Acquire), 2);

@@ -4,17 +4,18 @@
 //!
 //! It never reads a byte that anybody wants: JavaScript reads pipes itself,
 //! straight into the consumer's buffer. A pipe is armed for one event at a
-//! time; between two it is watched for its end only, so that the keeper can be
-//! told when nobody holds the child's output any more.
+//! time; once the child has exited and left others behind it is watched for its
+//! end as well, so that the keeper can be told when nobody holds it any more.
 
 use crate::kernel::socket;
 use crate::kernel::sys::host;
 use crate::kernel::wire::{
     Cause, Done, FromGuardian, FromKeeper, Stage, ToGuardian, ToKeeper, Wait, ABI, PACKET,
 };
+use crate::runtime::environment::Program;
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
-use crate::runtime::port::{lock, ready, Env, Port, State, Wake, DONE, EXITED, SIGNALLED, STARTED};
+use crate::runtime::port::{lock, ready, Env, Port, State, Stdio, Terms, Wake, DONE, SIGNALLED, STARTED};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
@@ -55,6 +56,17 @@ pub struct Shared {
     pub ports: Slots<Arc<Port>>,
     pub pairs: HashMap<u32, Arc<Pair>>,
     envs: HashMap<u32, Arc<Env>>,
+    /// By isolate: what was looked up, and may be started next.
+    prepared: HashMap<u32, Prepared>,
+    /// By isolate: a port whose keeper waits for something to start, so that the next start need not wait for it.
+    spares: HashMap<u32, Arc<Port>>,
+}
+
+/// A program that was looked up and may be started next.
+pub struct Prepared {
+    pub program: Program,
+    /// Its keeper is there or has been asked for, where there was a guardian.
+    pub port: Option<Arc<Port>>,
 }
 
 pub struct Reactor {
@@ -63,6 +75,8 @@ pub struct Reactor {
     epoll: OwnedFd,
     poke: OwnedFd,
     pub shared: Mutex<Shared>,
+    /// Held while a pair is looked for and started.
+    pub starting: Mutex<()>,
     deadlines: Mutex<BinaryHeap<Reverse<(Instant, i32)>>>,
     next: AtomicU32,
 }
@@ -93,6 +107,7 @@ impl Reactor {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             poke: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             shared: Mutex::default(),
+            starting: Mutex::default(),
             deadlines: Mutex::default(),
             next: AtomicU32::new(1),
         };
@@ -120,6 +135,10 @@ impl Reactor {
     pub fn close_env(&self, id: u32) {
         let mut shared = lock(&self.shared);
         shared.envs.remove(&id);
+        drop(shared);
+        self.unprepare(id);
+        self.abandon_spares(|port| port.env.id == id);
+        let shared = lock(&self.shared);
         let ports: Vec<Arc<Port>> = shared.ports.iter().filter(|port| port.env.id == id).cloned().collect();
         drop(shared);
         ports.iter().for_each(|port| self.release(port));
@@ -131,21 +150,118 @@ impl Reactor {
         shared.ports.get(handle).filter(|port| port.env.id == env).cloned().ok_or(Errno::BADF)
     }
 
+    // ---- ports to be
+
+    /// Asks the guardian of `pair` for a keeper. Its port starts nothing before it gets a launch record.
+    pub fn ask(&self, pair: &Pair, env: &Arc<Env>) -> Result<Arc<Port>, (Stage, Errno)> {
+        let at = |stage| move |errno| (stage, errno);
+        let (near, far) = socket::pair().map_err(at(Stage::Stdio))?;
+        let port = self.insert(pair, |handle| Port::new(handle, env.clone(), pair.id, near))?;
+        let keep = ToGuardian::Keep { id: port.handle as u32 }.encode();
+        let sent = self.watch_port(&port).map_err(at(Stage::Stdio)).and_then(|()| {
+            let sent = lock(&pair.requests).send(keep, vec![far]);
+            sent.map_err(at(Stage::Guardian))
+        });
+        match sent {
+            Ok(true) => {}
+            Ok(false) => self.want_room_at_guardian(pair),
+            Err(failed) => {
+                self.abandon(&port);
+                return Err(failed);
+            }
+        }
+        Ok(port)
+    }
+
+    fn insert(&self, pair: &Pair, make: impl FnOnce(i32) -> Port) -> Result<Arc<Port>, (Stage, Errno)> {
+        let mut shared = lock(&self.shared);
+        let handle =
+            shared.ports.insert(|handle| Arc::new(make(handle))).ok_or((Stage::Keeper, Errno::AGAIN))?;
+        pair.ports.fetch_add(1, Ordering::AcqRel);
+        shared.ports.get(handle).cloned().ok_or((Stage::Library, Errno::BADF))
+    }
+
+    /// Gives up a port that was never started; its keeper sees that by its socket's end.
+    pub fn abandon(&self, port: &Port) {
+        port.released.store(true, Ordering::Release);
+        let mut state = lock(&port.state);
+        let first = state.failure.replace((Stage::Keeper, Errno::CANCELED)).is_none();
+        drop(state);
+        lock(&port.keeper).close();
+        self.forget(port);
+        if first {
+            self.leave_pair(port.pair); // else it has left when its keeper was lost
+        }
+    }
+
+    /// A port of this isolate that a keeper waits at, or is on its way to; none where there is no guardian yet.
+    pub fn port_to_be(&self, env: &Arc<Env>) -> Option<Arc<Port>> {
+        let mut shared = lock(&self.shared);
+        let spare = shared.spares.remove(&env.id);
+        let pair = shared.pairs.get(&env.pair.load(Ordering::Acquire)).cloned();
+        drop(shared);
+        match spare {
+            Some(spare) if !spare.is_over() => Some(spare),
+            lost => {
+                lost.inspect(|port| self.abandon(port));
+                let pair = pair.filter(|pair| pair.current.load(Ordering::Acquire))?;
+                self.ask(&pair, env).ok()
+            }
+        }
+    }
+
+    /// Keeps a port that nothing was started at for the next start.
+    pub fn keep_spare(&self, port: Arc<Port>) {
+        let mut shared = lock(&self.shared);
+        let current = shared.pairs.get(&port.pair).is_some_and(|pair| pair.current.load(Ordering::Acquire));
+        let unused = if current && shared.envs.contains_key(&port.env.id) {
+            shared.spares.insert(port.env.id, port)
+        } else {
+            Some(port)
+        };
+        drop(shared);
+        unused.inspect(|port| self.abandon(port));
+    }
+
+    /// Has the next keeper forked while a child starts.
+    fn ask_spare(&self, env: &Arc<Env>) {
+        if lock(&self.shared).spares.contains_key(&env.id) {
+            return;
+        }
+        let port = self.port_to_be(env);
+        port.into_iter().for_each(|port| self.keep_spare(port));
+    }
+
+    fn abandon_spares(&self, of: impl Fn(&Port) -> bool) {
+        let mut shared = lock(&self.shared);
+        let unused: Vec<_> = shared.spares.values().filter(|port| of(port)).cloned().collect();
+        shared.spares.retain(|_, port| !of(port));
+        drop(shared);
+        unused.iter().for_each(|port| self.abandon(port));
+    }
+
+    /// Keeps what was looked up for an isolate until it is started.
+    pub fn prepare(&self, env: u32, next: Prepared) {
+        self.unprepare(env);
+        lock(&self.shared).prepared.insert(env, next);
+    }
+
+    /// What was looked up last, once.
+    pub fn prepared(&self, env: u32) -> Option<Prepared> {
+        lock(&self.shared).prepared.remove(&env)
+    }
+
+    fn unprepare(&self, env: u32) {
+        let unused = self.prepared(env).and_then(|prepared| prepared.port);
+        unused.into_iter().for_each(|port| self.keep_spare(port));
+    }
+
     // ---- watching
 
     pub fn watch_port(&self, port: &Port) -> Result<(), Errno> {
-        let id = port.handle as u32;
         let keeper = lock(&port.keeper);
         let socket = keeper.socket.as_ref().ok_or(Errno::PIPE)?;
-        epoll::add(&self.epoll, socket, token(Topic::Keeper, 0, id), EventFlags::IN)?;
-        drop(keeper);
-        for (stream, stdio) in port.stdio.iter().enumerate() {
-            if let Some(end) = &lock(stdio).end {
-                let idle = EventFlags::ONESHOT; // a hang-up is always told
-                epoll::add(&self.epoll, &end.fd, token(Topic::Stdio, stream, id), idle)?;
-            }
-        }
-        Ok(())
+        epoll::add(&self.epoll, socket, token(Topic::Keeper, 0, port.handle as u32), EventFlags::IN)
     }
 
     pub fn watch_pair(&self, pair: &Pair) -> Result<(), Errno> {
@@ -170,14 +286,22 @@ impl Reactor {
         }
     }
 
+    /// Watches one of our pipe ends from now on for `flags` (and a hang-up, which is always told).
     fn watch_stream(
         &self,
         port: &Port,
         stream: usize,
-        fd: impl AsFd,
+        stdio: &mut Stdio,
         flags: EventFlags,
     ) -> Result<(), Errno> {
-        epoll::modify(&self.epoll, fd, token(Topic::Stdio, stream, port.handle as u32), flags)
+        let Some(end) = &stdio.end else { return Ok(()) };
+        let data = token(Topic::Stdio, stream, port.handle as u32);
+        if stdio.watched {
+            return epoll::modify(&self.epoll, &end.fd, data, flags);
+        }
+        epoll::add(&self.epoll, &end.fd, data, flags)?;
+        stdio.watched = true;
+        Ok(())
     }
 
     // ---- what JavaScript asks for
@@ -186,13 +310,12 @@ impl Reactor {
         let wanted = if stream == 0 { EventFlags::OUT } else { EventFlags::IN };
         let mut stdio = lock(&port.stdio[stream]);
         let discard = port.discard.load(Ordering::Acquire);
-        match &stdio.end {
-            Some(end) if !discard => {
-                self.watch_stream(port, stream, &end.fd, wanted | EventFlags::ONESHOT)?;
-                stdio.armed = true;
-            }
-            _ => port.announce(ready(stream)), // over: a read or write says so
+        if stdio.end.is_none() || discard {
+            port.announce(ready(stream)); // over: a read or write says so
+            return Ok(());
         }
+        self.watch_stream(port, stream, &mut stdio, wanted | EventFlags::ONESHOT)?;
+        stdio.armed = true;
         Ok(())
     }
 
@@ -239,9 +362,7 @@ impl Reactor {
         self.shut(port, 0);
         for stream in [1, 2] {
             let mut stdio = lock(&port.stdio[stream]);
-            if let Some(end) = &stdio.end {
-                let _ = self.watch_stream(port, stream, &end.fd, EventFlags::IN);
-            }
+            let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::IN);
             if std::mem::take(&mut stdio.armed) {
                 port.announce(ready(stream)); // its reader finds the end
             }
@@ -254,8 +375,10 @@ impl Reactor {
         if port.is_over() {
             self.forget(port);
         } else {
-            let grace = if port.terms.kill_on_owner_death { Duration::ZERO } else { port.terms.grace };
-            let grace_ms = grace.as_millis() as u32;
+            let grace_ms = match port.terms.get() {
+                Some(Terms { grace_ms, kill_on_owner_death: false }) => *grace_ms,
+                _ => 0,
+            };
             self.close(port, Cause::Owner, grace_ms, grace_ms.saturating_add(OWNER_DEADLINE_MS));
             if port.is_over() {
                 self.forget(port); // it ended in between, when it was not known to be released yet
@@ -327,9 +450,9 @@ impl Reactor {
         }
         stdio.over |= over;
         let armed = std::mem::take(&mut stdio.armed);
-        if let (false, Some(end)) = (over, &stdio.end) {
+        if !over && stream > 0 && lock(&port.state).wait.is_some() {
             // Before the event is told: whoever is told may arm at once, and that must not be undone.
-            let _ = self.watch_stream(port, stream, &end.fd, EventFlags::ONESHOT);
+            let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::ONESHOT);
         }
         drop(stdio);
         if armed {
@@ -340,10 +463,25 @@ impl Reactor {
         }
     }
 
-    /// Once no pipe of ours has a writer any more, the keeper need not wait for what the child left behind.
+    /// The child has exited and left others behind: from now on the end of its output matters to its keeper.
+    fn watch_ends(&self, port: &Arc<Port>) {
+        for stream in [1, 2] {
+            let mut stdio = lock(&port.stdio[stream]);
+            if !stdio.armed && !port.discard.load(Ordering::Acquire) {
+                let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::ONESHOT);
+            }
+        }
+        self.tell_eof(port);
+    }
+
+    /// Once the child has exited and no pipe of ours has a writer any more, its
+    /// keeper need not wait for what the child left behind.
     pub fn tell_eof(&self, port: &Arc<Port>) {
         let both = [1, 2].iter().all(|&stream| lock(&port.stdio[stream]).over);
-        if both && !std::mem::replace(&mut lock(&port.state).eof_told, true) {
+        let mut state = lock(&port.state);
+        let first = state.wait.is_some() && both && !std::mem::replace(&mut state.eof_told, true);
+        drop(state);
+        if first {
             self.tell(port, ToKeeper::Eof);
         }
     }
@@ -358,19 +496,18 @@ impl Reactor {
                 }
             }
         }
-        loop {
-            let keeper = lock(&port.keeper);
-            let Some(socket) = &keeper.socket else { return };
-            let received = socket::receive(socket, buffer).map(|packet| packet.map(|p| p.len));
-            drop(keeper);
-            match received {
-                Ok(Some(len)) => match FromKeeper::decode(&buffer[..len]) {
-                    Ok(message) => self.keeper_says(port, message),
-                    Err(_) => return self.keeper_silent(port),
-                },
-                Err(Errno::AGAIN) => return,
-                Ok(None) | Err(_) => return self.keeper_silent(port),
-            }
+        // One packet an event: the next is told at once, and there is seldom one.
+        let keeper = lock(&port.keeper);
+        let Some(socket) = &keeper.socket else { return };
+        let received = socket::receive(socket, buffer).map(|packet| packet.map(|p| p.len));
+        drop(keeper);
+        match received {
+            Ok(Some(len)) => match FromKeeper::decode(&buffer[..len]) {
+                Ok(message) => self.keeper_says(port, message),
+                Err(_) => self.keeper_silent(port),
+            },
+            Err(Errno::AGAIN) => {}
+            Ok(None) | Err(_) => self.keeper_silent(port),
         }
     }
 
@@ -379,11 +516,14 @@ impl Reactor {
         let bits = match message {
             FromKeeper::Started { pid, own_group } => {
                 (state.started, state.pid, state.own_group) = (true, pid, own_group);
-                STARTED
+                drop(state);
+                port.announce(STARTED);
+                return self.ask_spare(&port.env);
             }
             FromKeeper::Exited { wait } => {
                 state.wait = Some(wait);
-                EXITED
+                drop(state);
+                return self.watch_ends(port);
             }
             FromKeeper::Signalled { errno } => {
                 state.answers.push_back(-errno);
@@ -391,8 +531,11 @@ impl Reactor {
             }
             FromKeeper::Failed { stage, errno } => {
                 drop(state);
-                return self
-                    .over(port, |state| state.failure = Some((stage, Errno::from_raw_os_error(errno))));
+                self.over(port, |state| state.failure = Some((stage, Errno::from_raw_os_error(errno))));
+                if stage != Stage::Keeper {
+                    self.ask_spare(&port.env); // it was used up all the same
+                }
+                return;
             }
             FromKeeper::Done(done) => {
                 drop(state);
@@ -470,6 +613,7 @@ impl Reactor {
     /// The next spawn starts new helpers; these end with their last port.
     pub fn retire(&self, pair: &Pair) {
         pair.current.store(false, Ordering::Release);
+        self.abandon_spares(|port| port.pair == pair.id);
         if pair.ports.load(Ordering::Acquire) == 0 {
             self.dismiss(pair);
         }
@@ -525,7 +669,8 @@ impl Reactor {
         lock(&pair.requests).close();
         pair.current.store(false, Ordering::Release);
         pair.guardian_gone.store(true, Ordering::Release);
-        if let Some(guardian) = lock(&pair.guardian).take() {
+        let guardian = lock(&pair.guardian).take();
+        if let Some(guardian) = guardian {
             // It is ours only where the watchdog was gone before it: ECHILD otherwise.
             let _ = rustix::process::waitid(WaitId::PidFd(guardian.as_fd()), WaitIdOptions::EXITED);
         }
@@ -543,6 +688,7 @@ impl Reactor {
 
     /// Ports whose keepers are silent end when both helpers are gone; so does the pair, with its last port.
     fn settle(&self, pair: &Arc<Pair>) {
+        self.abandon_spares(|port| port.pair == pair.id);
         let mut shared = lock(&self.shared);
         let gone = pair.watchdog_gone.load(Ordering::Acquire) && pair.guardian_gone.load(Ordering::Acquire);
         let ports: Vec<_> = shared.ports.iter().filter(|port| port.pair == pair.id).cloned().collect();

@@ -3,6 +3,7 @@
 //! Raw calls that read what a child is to inherit from the thread that opens it.
 
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::ffi::c_int;
 
 /// Priorities of the calling thread.
@@ -74,14 +75,16 @@ unsafe extern "C" {
     static environ: *const *const std::ffi::c_char;
 }
 
-/// Reads memory of this process that another thread may be changing: EFAULT
-/// where a plain read would fault. Stops short at the first page that is gone.
-fn read_own(address: usize, into: &mut [u8]) -> Result<usize, Errno> {
+/// Reads pieces of this process's own memory that another thread may be
+/// changing, one after the other into `into`: EFAULT where a plain read would
+/// fault. Returns how many bytes came before the first that is gone.
+fn read_own(pieces: &[(usize, usize)], into: &mut [u8]) -> Result<usize, Errno> {
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    let remote = libc::iovec { iov_base: address as *mut _, iov_len: into.len() };
-    let me = std::process::id() as libc::pid_t;
-    // SAFETY: both vectors outlive the call; the kernel checks the remote range itself.
-    let got = unsafe { libc::process_vm_readv(me, &raw const local, 1, &raw const remote, 1, 0) };
+    let remote: Vec<_> =
+        pieces.iter().map(|&(start, len)| libc::iovec { iov_base: start as *mut _, iov_len: len }).collect();
+    let (me, count) = (std::process::id() as libc::pid_t, remote.len() as libc::c_ulong);
+    // SAFETY: the vectors outlive the call; the kernel checks the remote ranges itself.
+    let got = unsafe { libc::process_vm_readv(me, &raw const local, 1, remote.as_ptr(), count, 0) };
     if got < 0 {
         Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
     } else {
@@ -91,56 +94,117 @@ fn read_own(address: usize, into: &mut [u8]) -> Result<usize, Errno> {
 
 const PAGE: usize = 4096;
 
+/// As many pieces as one process_vm_readv(2) takes (IOV_MAX).
+const PIECES: usize = 1024;
+
+fn rest_of_page(address: usize) -> usize {
+    PAGE - address % PAGE
+}
+
+/// The addresses in the list of variables at this moment.
+fn addresses() -> Result<Vec<usize>, Errno> {
+    const WORD: usize = size_of::<usize>();
+    let mut word = [0; WORD];
+    let mut found = Vec::new();
+    if read_own(&[(&raw const environ as usize, WORD)], &mut word)? < WORD {
+        return Err(Errno::FAULT);
+    }
+    let mut at = usize::from_ne_bytes(word);
+    let mut piece = [0; PAGE];
+    while at != 0 {
+        let got = read_own(&[(at, rest_of_page(at))], &mut piece)?;
+        for word in piece[..got].chunks_exact(WORD) {
+            match usize::from_ne_bytes(word.try_into().map_err(|_| Errno::FAULT)?) {
+                0 => return Ok(found),
+                address => found.push(address),
+            }
+        }
+        at += got - got % WORD;
+    }
+    Ok(found)
+}
+
 /// A C string at `address`, in pieces that do not cross a page.
 fn text_at(address: usize) -> Result<Vec<u8>, Errno> {
     let mut text = Vec::new();
     let mut piece = [0; PAGE];
     let mut at = address;
     loop {
-        let room = PAGE - at % PAGE;
-        let got = read_own(at, &mut piece[..room])?;
+        let got = read_own(&[(at, rest_of_page(at))], &mut piece)?;
         if let Some(end) = piece[..got].iter().position(|&b| b == 0) {
             text.extend_from_slice(&piece[..end]);
             return Ok(text);
-        }
-        if got < room {
-            return Err(Errno::FAULT);
         }
         text.extend_from_slice(&piece[..got]);
         at += got;
     }
 }
 
-fn copy_environment() -> Result<Vec<Vec<u8>>, Errno> {
-    let variable = &raw const environ as usize;
-    let mut word = [0; size_of::<usize>()];
-    read_own(variable, &mut word)?;
-    let mut list = usize::from_ne_bytes(word);
-    let mut entries = Vec::new();
-    while list != 0 {
-        read_own(list, &mut word)?;
-        match usize::from_ne_bytes(word) {
-            0 => break,
-            text => entries.push(text_at(text)?),
+/// Reads the strings at `addresses` that are not known yet: few calls, as one
+/// takes whole rests of pages, and most strings stand side by side.
+fn texts_at(addresses: &[usize], known: &mut HashMap<usize, Vec<u8>>) -> Result<(), Errno> {
+    let mut wanted: Vec<usize> = addresses.iter().copied().filter(|at| !known.contains_key(at)).collect();
+    wanted.sort_unstable();
+    let mut firsts = wanted.clone();
+    firsts.dedup_by_key(|at| *at / PAGE);
+    let mut pages = HashMap::with_capacity(firsts.len());
+    for some in firsts.chunks(PIECES) {
+        let pieces: Vec<_> = some.iter().map(|&at| (at, rest_of_page(at))).collect();
+        let mut buffer = vec![0; pieces.iter().map(|(_, len)| len).sum()];
+        let mut left = read_own(&pieces, &mut buffer)?;
+        let mut rest = &buffer[..];
+        for (at, len) in pieces {
+            let (piece, after) = rest.split_at(len);
+            pages.insert(at / PAGE, (at, piece[..len.min(left)].to_vec()));
+            (left, rest) = (left.saturating_sub(len), after);
         }
-        list += word.len();
     }
-    Ok(entries)
+    for at in wanted {
+        let whole = pages.get(&(at / PAGE)).and_then(|(first, piece)| {
+            let text = piece.get(at - first..)?;
+            Some(text[..text.iter().position(|&b| b == 0)?].to_vec())
+        });
+        let text = whole.map_or_else(|| text_at(at), Ok)?;
+        known.insert(at, text);
+    }
+    Ok(())
+}
+
+/// How often the list is read again because it changed while its strings were read.
+const LOOKS: usize = 16;
+
+fn copy_environment() -> Result<Vec<Vec<u8>>, Errno> {
+    let mut known = HashMap::new();
+    let mut list = addresses()?;
+    for _ in 0..LOOKS {
+        texts_at(&list, &mut known)?;
+        let again = addresses()?;
+        if again == list {
+            break;
+        }
+        list = again;
+    }
+    texts_at(&list, &mut known)?;
+    Ok(list.iter().filter_map(|at| known.get(at).cloned()).collect())
 }
 
 /// The environment of this process as `NAME=value`. Another Worker may set a
-/// variable at this very moment: copies are taken until two agree.
+/// variable at this very moment. libc never changes a string that stands in the
+/// list, it puts another one in its place: so the list is read until it stays
+/// the same while its strings are read. Where a Worker sets variables without
+/// a pause, it is what the last looks saw: each variable with a value that it
+/// had during this call.
 pub fn environment() -> Result<Vec<Vec<u8>>, Errno> {
-    let mut last = copy_environment();
-    for _ in 0..100 {
-        let next = copy_environment();
-        match (&last, &next) {
-            (Ok(a), Ok(b)) if a == b => return next,
-            (_, Err(Errno::PERM | Errno::NOSYS)) => return Ok(plain_environment()),
-            _ => last = next,
+    let mut result = copy_environment();
+    for _ in 0..LOOKS {
+        match result {
+            // The list itself has moved, and its old place is gone.
+            Err(Errno::FAULT) => result = copy_environment(),
+            Err(Errno::PERM | Errno::NOSYS) => return Ok(plain_environment()),
+            _ => break,
         }
     }
-    last
+    result
 }
 
 /// For hosts that refuse process_vm_readv(2) (some seccomp filters): safe as long as no other thread sets variables.

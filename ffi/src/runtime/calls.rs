@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! The calls of a port that runs, all on the calling thread; none of them waits.
+
+use crate::kernel::wire::{Cause, Scope, ToKeeper};
+use crate::runtime::port::lock;
+use crate::runtime::reactor::reactor;
+use rustix::io::Errno;
+use std::sync::atomic::Ordering;
+
+/// The next spawn starts new helpers.
+pub fn reset(env: u32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    reactor.env(env)?;
+    let pairs: Vec<_> = lock(&reactor.shared).pairs.values().cloned().collect();
+    pairs.iter().for_each(|pair| reactor.retire(pair));
+    Ok(())
+}
+
+fn output(stream: i32) -> Result<usize, Errno> {
+    if stream == 1 || stream == 2 {
+        Ok(stream as usize)
+    } else {
+        Err(Errno::INVAL)
+    }
+}
+
+pub fn read(env: u32, port: i32, stream: i32, into: &mut [u8]) -> Result<usize, Errno> {
+    let reactor = reactor()?;
+    let (port, stream) = (reactor.port(env, port)?, output(stream)?);
+    if port.discard.load(Ordering::Acquire) {
+        return Ok(0);
+    }
+    let mut stdio = lock(&port.stdio[stream]);
+    let Some(end) = stdio.end.as_mut() else { return Ok(0) };
+    let got = end.read(into)?;
+    if got == 0 {
+        (stdio.end, stdio.over) = (None, true);
+        drop(stdio);
+        reactor.tell_eof(&port);
+    }
+    Ok(got)
+}
+
+pub fn write(env: u32, port: i32, bytes: &[u8]) -> Result<usize, Errno> {
+    let port = reactor()?.port(env, port)?;
+    let stdio = lock(&port.stdio[0]);
+    let end = stdio.end.as_ref().ok_or(Errno::PIPE)?;
+    // SIGPIPE is ignored in all three runtimes.
+    rustix::io::retry_on_intr(|| rustix::io::write(&end.fd, bytes))
+}
+
+pub fn arm(env: u32, port: i32, stream: i32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    let stream = usize::try_from(stream).ok().filter(|&s| s < 3).ok_or(Errno::INVAL)?;
+    reactor.arm(&reactor.port(env, port)?, stream)
+}
+
+pub fn shut(env: u32, port: i32, stream: i32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    let stream = usize::try_from(stream).ok().filter(|&s| s < 3).ok_or(Errno::INVAL)?;
+    reactor.shut(&reactor.port(env, port)?, stream);
+    Ok(())
+}
+
+pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    let port = reactor.port(env, port)?;
+    let scope = u32::try_from(scope).ok().and_then(|n| Scope::from_number(n).ok()).ok_or(Errno::INVAL)?;
+    if port.is_over() {
+        return Err(Errno::SRCH);
+    }
+    reactor.tell(&port, ToKeeper::Signal { signal, scope });
+    Ok(())
+}
+
+/// The oldest unread answer to a signal; 1 where there is none. Whoever waits when the keeper is gone is told so.
+pub fn signalled(env: u32, port: i32) -> Result<i32, Errno> {
+    let port = reactor()?.port(env, port)?;
+    let mut state = lock(&port.state);
+    Ok(state.answers.pop_front().unwrap_or(1))
+}
+
+pub fn close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    let cause = Cause::from_number(cause).map_err(|_| Errno::INVAL)?;
+    reactor.close(&reactor.port(env, port)?, cause, grace_ms, deadline_ms);
+    Ok(())
+}
+
+pub fn release(env: u32, port: i32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    reactor.release(&reactor.port(env, port)?);
+    Ok(())
+}
+
+pub fn report(env: u32, port: i32) -> Result<Vec<u8>, Errno> {
+    let reactor = reactor()?;
+    let port = reactor.port(env, port)?;
+    Ok(port.report(reactor.guards(port.pair)))
+}
+
+/// Ready ports and their bits, at most `most`.
+pub fn drain(env: u32, most: usize) -> Result<Vec<(i32, u32)>, Errno> {
+    Ok(reactor()?.env(env)?.drain(most))
+}
