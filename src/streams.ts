@@ -15,8 +15,11 @@ import { BrokenPipeError, ClosedError, errnoName, errnoSentence, typeError } fro
 const EAGAIN = -11;
 const EPIPE = -32;
 
-/** What one read takes at most, and what a default reader's chunks can grow to. */
-const CHUNK = 256 * 1024;
+/** What one read takes at most: larger ones are slower (docs/decisions/0006). */
+const CHUNK = 128 * 1024;
+
+/** A read of this much promises more: the next goes into a buffer of its own. */
+const FLOOD = 64 * 1024;
 
 /** Bytes that one stream may read in a row before timers and other ports get their turn. */
 const BUDGET = 4 * 1024 * 1024;
@@ -80,6 +83,10 @@ export class Output {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #expired = false;
   #row = 0;
+  /** How much the default stream's last read gave. */
+  #last = 0;
+  /** A buffer that becomes the chunk itself, while reads give much: it saves a copy. */
+  #flood: Uint8Array<ArrayBuffer> | null = null;
 
   constructor(source: Source, number: 1 | 2, piped: boolean) {
     this.#source = source;
@@ -239,6 +246,7 @@ export class Output {
 
   #finish(truncated: boolean): 0 {
     this.#open = false;
+    this.#flood = null;
     this.#stopDrain();
     this.#end.resolve(truncated);
     return 0;
@@ -253,11 +261,13 @@ export class Output {
         this.claim(by);
         const request = controller.byobRequest;
         if (request?.view) return await this.#fill(controller, request);
-        const buffer = scratch();
         for (let ahead = 0;;) {
-          const got = this.due ? EAGAIN : this.readNow(buffer);
+          const buffer = this.#flood ??= this.#last >= FLOOD ? new Uint8Array(CHUNK) : null;
+          const into = buffer ?? scratch();
+          const got = this.due ? EAGAIN : this.readNow(into);
           if (got > 0) {
-            controller.enqueue(buffer.slice(0, got));
+            this.#last = got;
+            controller.enqueue(this.#chunk(into, got));
             ahead += got;
           } else if (got === 0) return controller.close();
           else if (ahead === 0) await this.wait();
@@ -266,6 +276,13 @@ export class Output {
       },
       cancel: () => this.cancel(),
     });
+  }
+
+  /** What was read: a copy, unless it fills most of a buffer of its own. */
+  #chunk(buffer: Uint8Array<ArrayBuffer>, got: number): Uint8Array<ArrayBuffer> {
+    if (buffer !== this.#flood || got < CHUNK / 2) return buffer.slice(0, got);
+    this.#flood = null;
+    return buffer.subarray(0, got);
   }
 
   async #fill(

@@ -20,6 +20,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the end of a tree is fought for where nobody asked for less.
@@ -133,6 +134,9 @@ fn said(fd: &PollFd<'_>) -> bool {
     !fd.revents().is_empty()
 }
 
+/// Static, so that a keeper has only those of its pages that a record needs.
+static RECORD: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
+
 /// Puts the launch record together, with the child's 0, 1, 2 and its working directory.
 fn read_launch(
     port: &OwnedFd,
@@ -141,7 +145,7 @@ fn read_launch(
 ) -> Result<Option<(Launch, [OwnedFd; 4])>, Errno> {
     let mut assembler = Assembler::default();
     let mut fds = Vec::new();
-    let mut buffer = vec![0; PACKET];
+    let mut buffer = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let mut waiting = [port, leash, runtime].map(|fd| PollFd::new(fd, PollFlags::IN));
         poll(&mut waiting, None)?;
@@ -149,7 +153,7 @@ fn read_launch(
         if said(guardian) || said(owner) {
             return Ok(None);
         }
-        let packet = match socket::receive(port, &mut buffer) {
+        let packet = match socket::receive(port, &mut buffer[..]) {
             Ok(Some(packet)) => packet,
             Ok(None) => return Ok(None),
             Err(Errno::AGAIN) => continue,

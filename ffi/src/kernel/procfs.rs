@@ -4,6 +4,7 @@
 //! (proc_pid_stat(5), proc_tid_children(5).) Whatever has just ended reads as
 //! absent, which is no error here.
 
+use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
@@ -26,11 +27,16 @@ impl Stat {
 
 /// Reads a whole small file, emptying `into` first.
 pub fn read(path: &str, into: &mut Vec<u8>) -> Result<(), Errno> {
+    read_in(rustix::fs::CWD, path, into)
+}
+
+/// As [`read`], of a file in `folder`.
+pub fn read_in(folder: impl AsFd, path: &str, into: &mut Vec<u8>) -> Result<(), Errno> {
     into.clear();
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = rustix::fs::openat(folder, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     loop {
         let have = into.len();
-        into.resize(have + 1024, 0);
+        into.resize(have + 2048, 0);
         let got = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut into[have..]))?;
         into.truncate(have + got);
         if got == 0 {

@@ -6,6 +6,7 @@ use crate::kernel::wire::{Spec, Stage};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -13,31 +14,40 @@ use std::path::{Path, PathBuf};
 /// What execvpe(3) searches where PATH is not set.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-type Variable = (Vec<u8>, Vec<u8>);
+/// `NAME=value`.
+type Entry = Vec<u8>;
 
-fn split(entry: &[u8]) -> Option<Variable> {
-    let at = entry.iter().position(|&b| b == b'=')?;
-    (at > 0).then(|| (entry[..at].to_vec(), entry[at + 1..].to_vec()))
+/// The value, where `entry` is of the variable `key`.
+fn value_of<'a>(entry: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    entry.strip_prefix(key)?.strip_prefix(b"=")
 }
 
-fn set(list: &mut Vec<Variable>, key: &[u8], value: &[u8]) {
-    match list.iter_mut().find(|(k, _)| k == key) {
-        Some((_, old)) => *old = value.to_vec(),
-        None => list.push((key.to_vec(), value.to_vec())),
+/// The name; what has none is no variable.
+fn key_of(entry: &[u8]) -> Option<&[u8]> {
+    let at = entry.iter().position(|&b| b == b'=')?;
+    (at > 0).then_some(&entry[..at])
+}
+
+fn set(list: &mut Vec<Entry>, key: &[u8], value: &[u8]) {
+    let new = [key, b"=", value].concat();
+    match list.iter_mut().find(|entry| value_of(entry, key).is_some()) {
+        Some(old) => *old = new,
+        None => list.push(new),
     }
 }
 
 /// Lays a runtime's own view over the native environment. A native value that
 /// is not UTF-8 cannot be seen whole from JavaScript: it stays where the view
 /// holds a replacement character, and so does a name that is not UTF-8.
-fn overlay(native: Vec<Variable>, view: &[Variable]) -> Vec<Variable> {
-    let mut list: Vec<Variable> = native
-        .into_iter()
-        .filter(|(key, _)| std::str::from_utf8(key).is_err() || view.iter().any(|(k, _)| k == key))
-        .collect();
+fn overlay(mut list: Vec<Entry>, view: &[(Vec<u8>, Vec<u8>)]) -> Vec<Entry> {
+    let seen: HashSet<&[u8]> = view.iter().map(|(key, _)| &key[..]).collect();
+    list.retain(|entry| {
+        key_of(entry).is_some_and(|key| std::str::from_utf8(key).is_err() || seen.contains(key))
+    });
     for (key, value) in view {
         let shown = String::from_utf8_lossy(value).contains('\u{fffd}');
-        let kept = list.iter().any(|(k, v)| k == key && shown && std::str::from_utf8(v).is_err());
+        let hidden = |entry: &Entry| value_of(entry, key).is_some_and(|v| std::str::from_utf8(v).is_err());
+        let kept = shown && list.iter().any(hidden);
         let unseen = String::from_utf8_lossy(key).contains('\u{fffd}');
         if !kept && !unseen {
             set(&mut list, key, value);
@@ -48,26 +58,19 @@ fn overlay(native: Vec<Variable>, view: &[Variable]) -> Vec<Variable> {
 
 /// The child's variables: the native ones, the runtime's view over them, and
 /// what the caller sets and unsets.
-fn compose(native: Vec<Vec<u8>>, spec: &Spec) -> Vec<Variable> {
-    let mut list: Vec<Variable> = Vec::new();
-    if !spec.clear_env {
-        list = native.iter().filter_map(|entry| split(entry)).collect();
-        if let Some(view) = &spec.view {
-            list = overlay(list, view);
-        }
+fn compose(native: Vec<Entry>, spec: &Spec) -> Vec<Entry> {
+    let mut list = if spec.clear_env { Vec::new() } else { native };
+    list.retain(|entry| key_of(entry).is_some());
+    if let (false, Some(view)) = (spec.clear_env, &spec.view) {
+        list = overlay(list, view);
     }
     for (key, value) in &spec.env {
         match value {
             Some(value) => set(&mut list, key, value),
-            None => list.retain(|(k, _)| k != key),
+            None => list.retain(|entry| value_of(entry, key).is_none()),
         }
     }
     list
-}
-
-/// `NAME=value`, as execve(2) takes it.
-fn entries(list: Vec<Variable>) -> Vec<Vec<u8>> {
-    list.into_iter().map(|(key, value)| [&key[..], b"=", &value].concat()).collect()
 }
 
 /// A program that was found, and how it is to be run.
@@ -87,7 +90,7 @@ impl Program {
         let directory = open_directory(&spec).map_err(|errno| (Stage::Cwd, errno))?;
         let env = compose(native, &spec);
         let path = find(&spec, &env).map_err(|errno| (Stage::Program, errno))?;
-        Ok(Program { spec, path: path.into_os_string().into_vec(), directory, env: entries(env) })
+        Ok(Program { spec, path: path.into_os_string().into_vec(), directory, env })
     }
 }
 
@@ -101,7 +104,7 @@ pub fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn find(spec: &Spec, variables: &[Variable]) -> Result<PathBuf, Errno> {
+fn find(spec: &Spec, variables: &[Entry]) -> Result<PathBuf, Errno> {
     let command = Path::new(OsStr::from_bytes(&spec.command));
     if spec.command.is_empty() {
         return Err(Errno::NOENT);
@@ -110,8 +113,7 @@ fn find(spec: &Spec, variables: &[Variable]) -> Result<PathBuf, Errno> {
         let path = absolute(spec, command)?;
         return executable(&path).map(|()| path);
     }
-    let found = variables.iter().find(|(key, _)| key == b"PATH");
-    let path = found.map_or(DEFAULT_PATH, |(_, value)| value);
+    let path = variables.iter().find_map(|entry| value_of(entry, b"PATH")).unwrap_or(DEFAULT_PATH);
     let mut refused = None;
     for entry in path.split(|&b| b == b':') {
         let candidate = absolute(spec, &Path::new(OsStr::from_bytes(entry)).join(command))?;
@@ -167,7 +169,7 @@ mod tests {
         Program::find(spec.clone(), native).map(|program| program.path)
     }
 
-    fn pair(key: &[u8], value: &[u8]) -> Variable {
+    fn pair(key: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
         (key.to_vec(), value.to_vec())
     }
 
@@ -178,9 +180,9 @@ mod tests {
             vec![(b"A".to_vec(), Some(b"2".to_vec())), (b"B".to_vec(), None), (b"C".to_vec(), Some(vec![]))];
         let native = vec![b"A=1".to_vec(), b"B=1".to_vec(), b"D=a=b".to_vec()];
         let got = compose(native.clone(), &wanted);
-        assert_eq!(got, [pair(b"A", b"2"), pair(b"D", b"a=b"), pair(b"C", b"")]);
+        assert_eq!(got, [&b"A=2"[..], b"D=a=b", b"C="]);
         wanted.clear_env = true;
-        assert_eq!(compose(native, &wanted), [pair(b"A", b"2"), pair(b"C", b"")]);
+        assert_eq!(compose(native, &wanted), [&b"A=2"[..], b"C="]);
     }
 
     #[test]
@@ -190,10 +192,7 @@ mod tests {
             Some(vec![pair(b"RAW", "a\u{fffd}".as_bytes()), pair(b"NEW", b"1"), pair(b"OLD", b"changed")]);
         let native = vec![b"RAW=a\xff".to_vec(), b"OLD=1".to_vec(), b"GONE=1".to_vec(), b"N\xff=1".to_vec()];
         let got = compose(native, &wanted);
-        assert_eq!(
-            got,
-            [pair(b"RAW", b"a\xff"), pair(b"OLD", b"changed"), pair(b"N\xff", b"1"), pair(b"NEW", b"1")]
-        );
+        assert_eq!(got, [&b"RAW=a\xff"[..], b"OLD=changed", b"N\xff=1", b"NEW=1"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use crate::kernel::procfs;
 use crate::kernel::sys::host::Priorities;
+use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -23,8 +24,16 @@ pub struct Inherited {
 /// put itself into. (A Landlock domain cannot be read back.)
 pub type Identity = Vec<u8>;
 
-const NAMESPACES: [&str; 8] =
-    ["cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts"];
+const NAMESPACES: [&str; 8] = [
+    "ns/cgroup",
+    "ns/ipc",
+    "ns/mnt",
+    "ns/net",
+    "ns/pid_for_children",
+    "ns/time_for_children",
+    "ns/user",
+    "ns/uts",
+];
 
 /// Lines of /proc/thread-self/status that make the identity.
 const RIGHTS: [&[u8]; 11] = [
@@ -43,36 +52,40 @@ const RIGHTS: [&[u8]; 11] = [
 
 /// Who the calling thread is, and what a child that it opens inherits.
 pub fn look() -> Result<(Identity, Inherited), Errno> {
-    let mut status = Vec::with_capacity(2048);
-    procfs::read("/proc/thread-self/status", &mut status)?;
-    let inherited = Inherited {
-        umask: umask(&status)?,
-        rlimits: crate::kernel::sys::host::rlimits(),
-        priorities: Priorities::of_this_thread(128),
-        oom_score_adj: oom_score_adj()?,
-        foreground_group: foreground_group(),
-    };
-    Ok((identity(&status), inherited))
-}
-
-fn identity(status: &[u8]) -> Identity {
-    let mut identity = Vec::with_capacity(1024);
-    for line in status.split(|&b| b == b'\n').filter(|line| RIGHTS.iter().any(|name| line.starts_with(name)))
-    {
-        identity.extend_from_slice(line);
-    }
+    // The way through thread-self is the dear part of these names: it is gone once.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let thread = rustix::fs::open("/proc/thread-self", flags, Mode::empty())?;
+    let mut text = Vec::with_capacity(4096);
+    procfs::read_in(&thread, "status", &mut text)?;
+    let umask = umask(&text)?;
+    let mut identity = rights(&text);
     for name in NAMESPACES {
         // A kernel without this kind of namespace has nothing to tell apart.
-        if let Ok(link) = rustix::fs::readlink(format!("/proc/thread-self/ns/{name}"), Vec::new()) {
+        if let Ok(link) = rustix::fs::readlinkat(&thread, name, Vec::with_capacity(64)) {
             identity.extend_from_slice(link.as_bytes());
         }
     }
-    let mut text = Vec::new();
-    if procfs::read("/proc/thread-self/cgroup", &mut text).is_ok() {
+    if procfs::read_in(&thread, "cgroup", &mut text).is_ok() {
         identity.extend_from_slice(&text);
     }
     let session = rustix::process::getsid(None).map_or(0, |sid| sid.as_raw_nonzero().get());
     identity.extend_from_slice(&session.to_le_bytes());
+    let inherited = Inherited {
+        umask,
+        rlimits: crate::kernel::sys::host::rlimits(),
+        priorities: Priorities::of_this_thread(128),
+        oom_score_adj: oom_score_adj(&thread, &mut text)?,
+        foreground_group: foreground_group(),
+    };
+    Ok((identity, inherited))
+}
+
+fn rights(status: &[u8]) -> Identity {
+    let mut identity = Vec::with_capacity(2048);
+    for line in status.split(|&b| b == b'\n').filter(|line| RIGHTS.iter().any(|name| line.starts_with(name)))
+    {
+        identity.extend_from_slice(line);
+    }
     identity
 }
 
@@ -82,10 +95,9 @@ fn umask(status: &[u8]) -> Result<u32, Errno> {
     octal.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).ok_or(Errno::NOTSUP)
 }
 
-fn oom_score_adj() -> Result<i32, Errno> {
-    let mut text = Vec::new();
-    procfs::read("/proc/self/oom_score_adj", &mut text)?;
-    std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or(Errno::PROTO)
+fn oom_score_adj(thread: impl AsFd, text: &mut Vec<u8>) -> Result<i32, Errno> {
+    procfs::read_in(thread, "oom_score_adj", text)?;
+    std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()).ok_or(Errno::PROTO)
 }
 
 /// The group of a runtime that stands in its terminal's foreground. Without a

@@ -14,6 +14,10 @@ use std::sync::OnceLock;
 const BORN: usize = 64 * 1024;
 const GROWN: usize = 256 * 1024;
 
+/// What one read(2) asks for at most: a larger one empties the pipe under its
+/// writer and takes two to three times as long per byte (docs/decisions/0006).
+const READ: usize = 128 * 1024;
+
 /// Bytes by which pipes of this runtime have grown.
 static USED: AtomicU64 = AtomicU64::new(0);
 
@@ -46,7 +50,8 @@ impl End {
 
     /// Reads without waiting. As much as a newborn pipe holds in one go means it may have been full: it grows.
     pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
-        let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut *into));
+        let most = into.len().min(READ);
+        let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut into[..most]));
         match got {
             Ok(n) => self.run += n,
             Err(_) => self.run = 0,
