@@ -2,7 +2,8 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! The records that two processes of ours speak over a SEQPACKET socket, and
 //! the record that TypeScript hands in. Decoding never panics and never
-//! trusts a length: whatever is wrong is [`Malformed`].
+//! trusts a length: whatever is wrong is [`Malformed`]. A record has one form
+//! in bytes: what decodes has been encoded so, every byte of it (tests/wire.rs).
 //!
 //! Little-endian; a blob is a `u32` length and that many bytes.
 
@@ -294,6 +295,15 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// 0 or 1: any other number is somebody who means more than we understand.
+    pub fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.u32()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
     pub fn blob(&mut self) -> Result<&'a [u8], Malformed> {
         let n = self.u32()?;
         self.raw(n as usize)
@@ -329,11 +339,10 @@ impl Wait {
     }
 
     fn take(r: &mut Reader) -> Result<Self, Malformed> {
-        let (kind, n) = (r.u32()?, r.i32()?);
-        match kind {
-            1 => Ok(Wait::Code(n)),
-            2 => Ok(Wait::Signal(n)),
-            3 => Ok(Wait::Lost),
+        match (r.u32()?, r.i32()?) {
+            (1, n) => Ok(Wait::Code(n)),
+            (2, n) => Ok(Wait::Signal(n)),
+            (3, 0) => Ok(Wait::Lost),
             _ => Err(Malformed),
         }
     }
@@ -477,7 +486,7 @@ impl FromKeeper {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let record = match r.u32()? {
-            1 => FromKeeper::Started { pid: r.i32()?, own_group: r.u32()? == 1 },
+            1 => FromKeeper::Started { pid: r.i32()?, own_group: r.flag()? },
             2 => FromKeeper::Failed { stage: Stage::from_number(r.u32()?)?, errno: r.i32()? },
             3 => FromKeeper::Exited { wait: Wait::take(&mut r)? },
             4 => FromKeeper::Signalled { errno: r.i32()? },
@@ -523,7 +532,7 @@ impl Launch {
         };
         let (argv, env) = (list()?, list()?);
         let (grace_ms, flush_ms, timeout) = (r.u32()?, r.u32()?, r.u32()?);
-        let (kill_on_owner_death, output_piped) = (r.u32()? == 1, r.u32()? == 1);
+        let (kill_on_owner_death, output_piped) = (r.flag()?, r.flag()?);
         let (group, umask) = (r.i32()?, r.u32()?);
         let n = r.count(16)?;
         let rlimits = (0..n).map(|_| Ok((r.u64()?, r.u64()?))).collect::<Result<_, _>>()?;
@@ -569,8 +578,11 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Takes the next packet; the record, once it is whole.
+    /// Takes the next packet; the record, once it is whole. An error is final.
     pub fn push(&mut self, packet: &[u8]) -> Result<Option<Launch>, Malformed> {
+        if packet.is_empty() {
+            return Err(Malformed); // it would bring the record no nearer, or make a whole one whole again
+        }
         let mut rest = packet;
         let expected = match self.expected {
             Some(n) => n,
@@ -584,12 +596,13 @@ impl Assembler {
                 *self.expected.insert(n)
             }
         };
+        // Compared before anything is kept.
+        let missing = expected.checked_sub(self.bytes.len() + rest.len()).ok_or(Malformed)?;
         self.bytes.extend_from_slice(rest);
-        match self.bytes.len().cmp(&expected) {
-            std::cmp::Ordering::Less => Ok(None),
-            std::cmp::Ordering::Equal => Launch::decode(&self.bytes).map(Some),
-            std::cmp::Ordering::Greater => Err(Malformed),
+        if missing > 0 {
+            return Ok(None);
         }
+        Launch::decode(&self.bytes).map(Some)
     }
 }
 
@@ -619,6 +632,9 @@ pub struct Spec {
     pub view: Option<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
+/// clearEnv, onOwnerDeath "kill", a view follows.
+const ALL_SPEC_FLAGS: u32 = 1 | 2 | 4;
+
 impl Spec {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
@@ -626,6 +642,9 @@ impl Spec {
             return Err(Malformed);
         }
         let flags = r.u32()?;
+        if flags & !ALL_SPEC_FLAGS != 0 {
+            return Err(Malformed);
+        }
         let (grace_ms, flush_ms, timeout) = (r.u32()?, r.u32()?, r.u32()?);
         let mut stdio = [Stdio::Piped; 3];
         for slot in &mut stdio {
@@ -636,17 +655,14 @@ impl Spec {
                 _ => return Err(Malformed),
             };
         }
-        r.u8()?;
+        if r.u8()? != 0 {
+            return Err(Malformed);
+        }
         let (command, arg0, cwd) = (r.text()?, r.text()?, r.text()?);
         let n = r.count(4)?;
         let args = (0..n).map(|_| r.text()).collect::<Result<_, _>>()?;
         let n = r.count(12)?;
-        let env = (0..n)
-            .map(|_| {
-                let (key, set, value) = (r.name()?, r.u32()?, r.text()?);
-                Ok((key, (set == 1).then_some(value)))
-            })
-            .collect::<Result<_, _>>()?;
+        let env = (0..n).map(|_| r.change()).collect::<Result<_, _>>()?;
         let mut view = None;
         if flags & 4 != 0 {
             let n = r.count(8)?;
@@ -679,6 +695,15 @@ impl Reader<'_> {
         } else {
             Ok(bytes.to_vec())
         }
+    }
+
+    /// A variable and its value, or none to unset it.
+    fn change(&mut self) -> Result<(Vec<u8>, Option<Vec<u8>>), Malformed> {
+        let (key, set, value) = (self.name()?, self.flag()?, self.text()?);
+        if !set && !value.is_empty() {
+            return Err(Malformed);
+        }
+        Ok((key, set.then_some(value)))
     }
 
     /// A text that can name a variable.

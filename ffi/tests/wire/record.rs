@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! What every kind of record has in common, and the one law they all keep.
+//! Used by tests/wire.rs and by the cargo-fuzz target in fuzz/.
+
+use proton_stream::kernel::wire::{
+    FromGuardian, FromKeeper, Launch, Malformed, Spec, Stdio, ToGuardian, ToKeeper, Writer, ABI,
+};
+use std::fmt::Debug;
+
+/// A kind of record that crosses the ABI or a socket.
+pub trait Record: Debug + PartialEq + Sized {
+    fn encoded(&self) -> Vec<u8>;
+    fn decoded(bytes: &[u8]) -> Result<Self, Malformed>;
+}
+
+macro_rules! record {
+    ($($t:ident),+) => {$(
+        impl Record for $t {
+            fn encoded(&self) -> Vec<u8> {
+                self.encode()
+            }
+            fn decoded(bytes: &[u8]) -> Result<Self, Malformed> {
+                $t::decode(bytes)
+            }
+        }
+    )+};
+}
+record!(ToGuardian, FromGuardian, ToKeeper, FromKeeper, Launch);
+
+/// The crate only reads specs, TypeScript writes them: written here as docs/abi.md says.
+impl Record for Spec {
+    fn encoded(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u32(ABI).u32(flags(self));
+        w.u32(self.grace_ms).u32(self.flush_ms).u32(self.timeout_ms.unwrap_or(u32::MAX));
+        w.raw(&self.stdio.map(stdio)).raw(&[0]);
+        w.blob(&self.command).blob(&self.arg0).blob(&self.cwd);
+        w.u32(self.args.len() as u32);
+        for arg in &self.args {
+            w.blob(arg);
+        }
+        w.u32(self.env.len() as u32);
+        for (key, value) in &self.env {
+            w.blob(key).u32(u32::from(value.is_some())).blob(value.as_deref().unwrap_or_default());
+        }
+        if let Some(view) = &self.view {
+            w.u32(view.len() as u32);
+            for (key, value) in view {
+                w.blob(key).blob(value);
+            }
+        }
+        w.done()
+    }
+
+    fn decoded(bytes: &[u8]) -> Result<Self, Malformed> {
+        Spec::decode(bytes)
+    }
+}
+
+fn flags(spec: &Spec) -> u32 {
+    let view = spec.view.is_some();
+    u32::from(spec.clear_env) | u32::from(spec.kill_on_owner_death) << 1 | u32::from(view) << 2
+}
+
+fn stdio(mode: Stdio) -> u8 {
+    match mode {
+        Stdio::Piped => 0,
+        Stdio::Inherit => 1,
+        Stdio::Null => 2,
+    }
+}
+
+/// The law: whatever the bytes are, decoding comes back, and what it takes for
+/// a record has these bytes and no others. So no byte is read over, and two
+/// sides cannot understand the same bytes differently.
+pub fn lawful<R: Record>(bytes: &[u8]) -> Option<R> {
+    let record = R::decoded(bytes).ok()?;
+    assert_eq!(record.encoded(), bytes, "{record:?} has other bytes than those it was read from");
+    Some(record)
+}
