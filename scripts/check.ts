@@ -4,7 +4,8 @@
 /**
  * Holds the tree to its own rules: layers, the places of `unsafe` and of the
  * runtimes' names, headers, one ABI number, generated bindings up to date.
- * Every failure names file and line.
+ * Every failure names file and line. The tree is the checkout of this script,
+ * or the folder that the first argument names.
  *
  * @module
  */
@@ -36,18 +37,22 @@ export interface Failure {
   what: string;
 }
 
+const checkout = new URL("..", import.meta.url);
+
 /** Every rule that needs nothing but the text of the files. */
 export function failures(sources: readonly Source[]): Failure[] {
   return [
     ...sources.flatMap(header),
     ...sources.filter(isTypescript).flatMap((source) => typescriptFailures(source)),
-    ...sources.filter(isRust).flatMap((source) => rustFailures(source, sources)),
+    ...sources.filter(isRust).flatMap((source) => rustEdges(source, sources)),
+    ...sources.filter(isCrate).flatMap(unsafeFailures),
     ...abiNumbers(sources),
   ];
 }
 
 const isTypescript = ({ path }: Source) => path === "mod.ts" || /^src\/.*\.ts$/.test(path);
 const isRust = ({ path }: Source) => /^ffi\/src\/.*\.rs$/.test(path);
+const isCrate = ({ path }: Source) => /^ffi\/.*\.rs$/.test(path);
 
 /** Failures of `source` at the given mentions. */
 function at(source: Source, found: readonly Mention[], what: (name: string) => string): Failure[] {
@@ -124,10 +129,6 @@ function runtimeNames(source: Source): Mention[] {
 
 // Rust
 
-function rustFailures(source: Source, sources: readonly Source[]): Failure[] {
-  return [...rustEdges(source, sources), ...unsafeFailures(source)];
-}
-
 function rustEdges(source: Source, sources: readonly Source[]): Failure[] {
   if (rustFree.some((free) => source.path.startsWith(free))) return [];
   const from = rustRoom(source.path.replace(/^ffi\/src\//, "").replace(/\.rs$/, ""));
@@ -203,13 +204,16 @@ function abiNumbers(sources: readonly Source[]): Failure[] {
   return [{ path: script?.path ?? "", line: script?.line ?? 1, what }];
 }
 
-/** The committed bindings are what the generator writes now. */
+/** The committed bindings are what the generator of this checkout writes now. */
 async function bindings(): Promise<Failure[]> {
   const path = "src/native/bindings.ts";
   const fresh = await Deno.makeTempFile({ suffix: ".ts" });
   try {
     const args = ["run", "--quiet", "--locked", "--manifest-path", "ffi/Cargo.toml"];
-    const run = new Deno.Command("cargo", { args: [...args, "--bin", "bindings", "--", fresh] });
+    const run = new Deno.Command("cargo", {
+      args: [...args, "--bin", "bindings", "--", fresh],
+      cwd: checkout,
+    });
     const { success } = await run.spawn().status;
     if (!success) return [{ path: "ffi/src/bin/bindings.rs", line: 1, what: "failed to run" }];
     return differs(path, await Deno.readTextFile(path), await Deno.readTextFile(fresh));
@@ -251,7 +255,7 @@ async function* files(folder: string, ignored: ReadonlySet<string>): AsyncGenera
 }
 
 if (import.meta.main) {
-  Deno.chdir(new URL("..", import.meta.url));
+  Deno.chdir(Deno.args[0] ?? checkout);
   const sources = await tree();
   const found = [...failures(sources), ...await bindings()];
   for (const { path, line, what } of found) console.error(`${path}:${line}: ${what}`);
