@@ -69,8 +69,9 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["doors/entry"],
       ["guard/watchdog"],
       ["guard/guardian"],
+      ["guard/spare"],
       ["guard/keeper"],
-      ["guard/child", "guard/table"],
+      ["guard/child", "guard/oom", "guard/table"],
     ],
   ],
   base: [

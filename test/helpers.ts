@@ -243,35 +243,29 @@ function kind(fd: string): string {
 }
 
 /**
- * Runs `body` and waits until this process (or `pid`) and its helpers hold no
- * more of any kind than before. One spare keeper waits in each isolate that has
- * opened ports: another one than before, but never two.
+ * Runs `body` and waits until this process and its helpers hold no more of any
+ * kind than before. One spare keeper waits in each isolate that has opened
+ * ports: another one than before, but never two.
  */
 export async function leavesNothing(
   body: () => Promise<void>,
-  pid: number = Deno.pid,
   /** What the runtime itself leaves behind. */
   known: Readonly<Record<string, number>> = {},
 ): Promise<void> {
-  await spare(pid);
-  const before = holdings(pid);
+  await warmUp();
+  const names = () => descendants(Deno.pid).map(comm);
+  await until(() => names().includes("proton-spare") && !names().includes("proton-keeper"), {
+    what: "a spare keeper, and the end of those before",
+  });
+  const before = holdings(Deno.pid);
   await body();
   const allowed = (kind: string) => (before.get(kind) ?? 0) + (known[kind] ?? 0);
-  const more = () => [...holdings(pid)].filter(([kind, count]) => count > allowed(kind));
+  const more = () => [...holdings(Deno.pid)].filter(([kind, count]) => count > allowed(kind));
   await until(() => more().length === 0, {
     what: () =>
       `what is left to go: ${
         more().map(([kind, count]) => `${kind} ${count}, not ${allowed(kind)}`).join("; ")
       }`,
-  });
-}
-
-/** Where a guardian is, its spare keeper is on its way: what it holds is no leak. */
-async function spare(pid: number): Promise<void> {
-  const names = () => descendants(pid).map(comm);
-  if (!names().includes("proton-guardian")) return;
-  await until(() => names().includes("proton-spare") && !names().includes("proton-keeper"), {
-    what: "a spare keeper, and the end of those before",
   });
 }
 

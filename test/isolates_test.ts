@@ -74,7 +74,6 @@ for (const mode of ["idle", "mid-read", "mid-message"] as const) {
           await gone(workers.flatMap(({ ids }) => ids));
         }
       },
-      Deno.pid,
       DENO_KEEPS,
     );
   });

@@ -16,6 +16,8 @@ pub mod guard {
     pub mod child;
     pub mod guardian;
     pub mod keeper;
+    pub mod oom;
+    pub mod spare;
     pub mod table;
     pub mod watchdog;
 }

@@ -178,7 +178,18 @@ fn of_very_many_survivors_the_first_are_named() {
     let done = |survivors| {
         let (wait, cause, killed) = (Wait::Lost, Cause::Exit, 0);
         let (wall_us, user_us, system_us, max_rss_bytes) = (0, 0, 0, 0);
-        FromKeeper::Done(Done { wait, cause, killed, wall_us, user_us, system_us, max_rss_bytes, survivors })
+        let again = false;
+        FromKeeper::Done(Done {
+            wait,
+            cause,
+            killed,
+            wall_us,
+            user_us,
+            system_us,
+            max_rss_bytes,
+            again,
+            survivors,
+        })
     };
     let named = done(survivors[..SURVIVORS_MAX].to_vec());
     let bytes = named.encode();

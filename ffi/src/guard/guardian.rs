@@ -7,7 +7,7 @@
 //! - When the runtime is gone it lets every keeper have its grace, ends those that take longer, and leaves last.
 //! - No signal but SIGKILL ends it.
 
-use crate::guard::keeper::{self, Birth};
+use crate::guard::spare::{self, Birth};
 use crate::guard::table::Table;
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
@@ -131,7 +131,7 @@ impl Guardian<'_> {
             // `leash` is closed with all else that is not its own: what is left open would hide our death.
             Ok(Forked::Child) => {
                 let (title, limits, place) = (self.title, &self.limits[..], (self.table, at));
-                keeper::main(Birth { port, leash: far, runtime, title, limits, place })
+                spare::main(Birth { port, leash: far, runtime, title, limits, place })
             }
             Ok(Forked::Parent(pid)) => {
                 self.table.put(at, pid, id);

@@ -10,36 +10,20 @@
 //! - It never waits for one thing only: whatever hangs, the rest is still heard.
 
 use crate::guard::child::{self, Memory, Own};
-use crate::guard::table::Table;
+use crate::guard::oom;
 use crate::kernel::socket;
-use crate::kernel::sys::helper::{self, Ended, Title, Whose};
+use crate::kernel::sys::helper::{self, Ended, Whose};
 use crate::kernel::tree::{Outcome, Tree};
-use crate::kernel::wire::{Assembler, Cause, Done, FromKeeper, Launch, Scope, Stage, ToKeeper, Wait, PACKET};
+use crate::kernel::wire::{Cause, Done, FromKeeper, Launch, Scope, Stage, ToKeeper, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the end of a tree is fought for where nobody asked for less.
 const DEADLINE: Duration = Duration::from_secs(5);
-
-/// What a keeper is born with.
-pub struct Birth<'a> {
-    /// To the runtime's reactor.
-    pub port: OwnedFd,
-    /// The guardian holds the other end and never writes.
-    pub leash: OwnedFd,
-    /// The runtime's pidfd.
-    pub runtime: OwnedFd,
-    pub title: &'a Title,
-    /// The resource limits that helpers have.
-    pub limits: &'a [(u64, u64)],
-    /// Where the guardian has put it.
-    pub place: (Table, usize),
-}
 
 /// What is still to come for the tree.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,7 +36,19 @@ enum Phase {
     Ending(Instant),
 }
 
-struct Keeper {
+/// What joins a keeper to the others.
+pub struct Links {
+    /// To the runtime's reactor.
+    pub port: OwnedFd,
+    /// The guardian holds the other end and never writes.
+    pub leash: OwnedFd,
+    /// The runtime's pidfd.
+    pub runtime: OwnedFd,
+    /// Readable while a SIGCHLD is pending.
+    pub events: OwnedFd,
+}
+
+pub struct Keeper {
     port: Option<OwnedFd>,
     leash: Option<OwnedFd>,
     runtime: OwnedFd,
@@ -88,40 +84,8 @@ fn ms(n: u32) -> Duration {
     Duration::from_millis(u64::from(n))
 }
 
-/// The life of a keeper; never returns to the guardian's code.
-pub fn main(birth: Birth) -> ! {
-    let _ = rustix::thread::set_name(c"proton-spare");
-    birth.title.show("proton-spare");
-    helper::exit(match live(birth) {
-        Ok(()) => 0,
-        Err(_) => 1, // the guardian sweeps and tells the runtime
-    })
-}
-
-fn live(birth: Birth) -> Result<(), Errno> {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let [port, leash, runtime] = helper::keep_only([birth.port, birth.leash, birth.runtime])?;
-    let events = helper::child_events()?;
-    let Some((launch, fds)) = read_launch(&port, &leash, &runtime)? else {
-        return Ok(()); // the runtime or the guardian is gone: nothing was started
-    };
-    let _ = rustix::thread::set_name(c"proton-keeper");
-    birth.title.show("proton-keeper");
-    let (table, at) = birth.place;
-    table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
-    match Keeper::start(launch, birth.limits, fds, (port, leash, runtime, events)) {
-        Ok(keeper) => keeper.run(),
-        Err((port, stage, errno)) => {
-            // Nobody to tell is no error: the runtime is gone then.
-            let _ =
-                socket::send(&port, &FromKeeper::Failed { stage, errno: errno.raw_os_error() }.encode(), &[]);
-            Ok(())
-        }
-    }
-}
-
 /// Waits until one of `fds` has something to say, or `until`.
-fn poll(fds: &mut [PollFd<'_>], until: Option<Instant>) -> Result<(), Errno> {
+pub fn poll(fds: &mut [PollFd<'_>], until: Option<Instant>) -> Result<(), Errno> {
     let left = until.map(|at| at.saturating_duration_since(Instant::now()));
     let timeout = left.and_then(|d| Timespec::try_from(d).ok());
     match rustix::event::poll(fds, timeout.as_ref()) {
@@ -130,41 +94,8 @@ fn poll(fds: &mut [PollFd<'_>], until: Option<Instant>) -> Result<(), Errno> {
     }
 }
 
-fn said(fd: &PollFd<'_>) -> bool {
+pub fn said(fd: &PollFd<'_>) -> bool {
     !fd.revents().is_empty()
-}
-
-/// Static, so that a keeper has only those of its pages that a record needs.
-static RECORD: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
-
-/// Puts the launch record together, with the child's 0, 1, 2 and its working directory.
-fn read_launch(
-    port: &OwnedFd,
-    leash: &OwnedFd,
-    runtime: &OwnedFd,
-) -> Result<Option<(Launch, [OwnedFd; 4])>, Errno> {
-    let mut assembler = Assembler::default();
-    let mut fds = Vec::new();
-    let mut buffer = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
-    loop {
-        let mut waiting = [port, leash, runtime].map(|fd| PollFd::new(fd, PollFlags::IN));
-        poll(&mut waiting, None)?;
-        let [_, guardian, owner] = &waiting;
-        if said(guardian) || said(owner) {
-            return Ok(None);
-        }
-        let packet = match socket::receive(port, &mut buffer[..]) {
-            Ok(Some(packet)) => packet,
-            Ok(None) => return Ok(None),
-            Err(Errno::AGAIN) => continue,
-            Err(errno) => return Err(errno),
-        };
-        fds.extend(packet.fds);
-        if let Some(launch) = assembler.push(&buffer[..packet.len]).map_err(|_| Errno::PROTO)? {
-            let fds = fds.try_into().map_err(|_| Errno::PROTO)?;
-            return Ok(Some((launch, fds)));
-        }
-    }
 }
 
 /// What this process has itself, to compare with what the child is to have.
@@ -175,11 +106,11 @@ fn own(limits: &[(u64, u64)], mask_bytes: usize) -> Own<'_> {
 
 impl Keeper {
     /// Clones the child.
-    fn start(
+    pub fn start(
         launch: Launch,
         limits: &[(u64, u64)],
         fds: [OwnedFd; 4],
-        (port, leash, runtime, events): (OwnedFd, OwnedFd, OwnedFd, OwnedFd),
+        Links { port, leash, runtime, events }: Links,
     ) -> Result<Self, (OwnedFd, Stage, Errno)> {
         let terms = Terms {
             grace: ms(launch.grace_ms),
@@ -224,7 +155,8 @@ impl Keeper {
         Tree { spare: &|_| false, hold: Some(self.pid) }
     }
 
-    fn run(mut self) -> Result<(), Errno> {
+    /// Until its tree has ended. Its links are given back where it can keep another child.
+    pub fn run(mut self) -> Result<Option<Links>, Errno> {
         loop {
             self.listen()?;
             let now = Instant::now();
@@ -234,7 +166,7 @@ impl Keeper {
             }
             // Looked at once: with the child ended and no other child there is nobody who could bring one.
             if self.wait.is_some() && self.starting.is_none() && self.tree().is_empty() {
-                return self.finish(Outcome::default());
+                return self.finish(Outcome::default(), true);
             }
             match (self.phase, self.wait) {
                 (Phase::Running, Some(wait)) => self.survived(wait),
@@ -243,7 +175,7 @@ impl Keeper {
             }
             if matches!(self.phase, Phase::Ending(until) if until <= Instant::now()) {
                 let outcome = self.kill()?;
-                return self.finish(outcome);
+                return self.finish(outcome, false);
             }
         }
     }
@@ -489,12 +421,15 @@ impl Keeper {
         Ok(outcome)
     }
 
-    /// Nothing is left, or what is has been named: the record of how it all went.
-    fn finish(mut self, outcome: Outcome) -> Result<(), Errno> {
+    /// Nothing is left, or what is has been named: the record of how it all
+    /// went. A keeper whose tree has ended by itself can keep another child;
+    /// one that had to kill has changed its own priority.
+    fn finish(mut self, outcome: Outcome, by_itself: bool) -> Result<Option<Links>, Errno> {
         if self.wait.is_some() {
             helper::wait(Whose::Pid(self.pid), false)?;
         }
-        let usage = helper::usage_of_children();
+        let again = by_itself && self.port.is_some() && self.leash.is_some();
+        let usage = helper::take_usage();
         self.tell(&FromKeeper::Done(Done {
             wait: self.wait.unwrap_or(Wait::Lost),
             cause: self.cause.unwrap_or(Cause::Exit),
@@ -503,14 +438,22 @@ impl Keeper {
             user_us: usage.user_us,
             system_us: usage.system_us,
             max_rss_bytes: usage.max_rss_bytes,
+            again,
             survivors: outcome.survivors.clone(),
         }));
-        self.linger(!outcome.survivors.is_empty())
+        self.linger(!outcome.survivors.is_empty())?;
+        let (runtime, events) = (self.runtime, self.events);
+        Ok(self.port.zip(self.leash).filter(|_| again).map(|(port, leash)| Links {
+            port,
+            leash,
+            runtime,
+            events,
+        }))
     }
 
     /// Hands over what has not been sent, and goes on killing what has
     /// survived for as long as somebody may be told about it.
-    fn linger(mut self, survivors: bool) -> Result<(), Errno> {
+    fn linger(&mut self, survivors: bool) -> Result<(), Errno> {
         let mut patience = None;
         loop {
             self.flush_outbox();
@@ -543,56 +486,3 @@ impl Keeper {
         }
     }
 }
-
-/// oom_score_adj is one value for all who share memory, the child before its
-/// exec included: a keeper lends it the runtime's and takes its own back after.
-mod oom {
-    use rustix::io::Errno;
-    use rustix::process::DumpableBehavior;
-    use std::sync::atomic::{AtomicI32, Ordering};
-
-    const FILE: &str = "/proc/self/oom_score_adj";
-
-    /// What helpers ask for: among the last to be chosen, but not immune.
-    const LOW: i32 = -900;
-
-    /// What this helper has; keepers get it with the memory of their guardian.
-    static OWN: AtomicI32 = AtomicI32::new(0);
-
-    /// Takes what helpers have where that is allowed: as a rule to root only.
-    pub fn lower() {
-        let _ = set(LOW); // refused without CAP_SYS_RESOURCE
-        OWN.store(current().unwrap_or(0), Ordering::Relaxed);
-    }
-
-    /// Sets the child's value, true where ours is another.
-    pub fn lend(value: i32) -> Result<bool, Errno> {
-        if OWN.load(Ordering::Relaxed) == value {
-            return Ok(false);
-        }
-        set(value).map(|()| true)
-    }
-
-    fn current() -> Option<i32> {
-        let mut text = Vec::new();
-        crate::kernel::procfs::read(FILE, &mut text).ok()?;
-        std::str::from_utf8(&text).ok()?.trim().parse().ok()
-    }
-
-    /// The files of a process that is not dumpable are root's: an unprivileged keeper opens its own for a moment.
-    fn set(value: i32) -> Result<(), Errno> {
-        let open = || {
-            use rustix::fs::{Mode, OFlags};
-            rustix::fs::open(FILE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        };
-        let file = open().or_else(|_| {
-            rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-            let file = open();
-            rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-            file
-        })?;
-        rustix::io::write(&file, value.to_string().as_bytes()).map(drop)
-    }
-}
-
-pub use oom::lower as lower_oom_score;

@@ -7,7 +7,7 @@
 //! - If the runtime is gone and the guardian does not leave in time, the guardian is ended.
 
 use crate::guard::guardian;
-use crate::guard::keeper::lower_oom_score;
+use crate::guard::oom;
 use crate::guard::table::{Table, PATIENCE};
 use crate::kernel::sys::helper::{self, Forked, Title};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -36,7 +36,7 @@ fn live(title: &Title) -> Result<(), Errno> {
     let [requests, end, runtime] = [REQUESTS, END_OF_RUNTIME, RUNTIME].map(helper::adopt);
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::chdir("/")?; // no file system of the runtime's is kept busy
-    lower_oom_score();
+    oom::lower();
     raise_descriptor_limit();
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let table = Table::new()?;

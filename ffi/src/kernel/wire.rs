@@ -127,6 +127,8 @@ pub struct Done {
     pub user_us: u64,
     pub system_us: u64,
     pub max_rss_bytes: u64,
+    /// The keeper waits for the next launch record on the same socket.
+    pub again: bool,
     pub survivors: Vec<Survivor>,
 }
 
@@ -369,6 +371,7 @@ impl Done {
         self.wait.put(w);
         w.u32(self.cause as u32).u32(self.killed);
         w.u64(self.wall_us).u64(self.user_us).u64(self.system_us).u64(self.max_rss_bytes);
+        w.u32(u32::from(self.again));
         let named = &self.survivors[..self.survivors.len().min(SURVIVORS_MAX)];
         w.u32(named.len() as u32);
         named.iter().for_each(|s| s.put(w));
@@ -378,12 +381,17 @@ impl Done {
         let wait = Wait::take(r)?;
         let (cause, killed) = (Cause::from_number(r.u32()?)?, r.u32()?);
         let (wall_us, user_us, system_us, max_rss_bytes) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+        let again = match r.u32()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed),
+        };
         let n = r.count(28)?;
         if n > SURVIVORS_MAX {
             return Err(Malformed);
         }
         let survivors = (0..n).map(|_| Survivor::take(r)).collect::<Result<_, _>>()?;
-        Ok(Done { wait, cause, killed, wall_us, user_us, system_us, max_rss_bytes, survivors })
+        Ok(Done { wait, cause, killed, wall_us, user_us, system_us, max_rss_bytes, again, survivors })
     }
 }
 

@@ -106,8 +106,14 @@ impl Outlet {
     }
 
     pub fn close(&mut self) {
-        self.socket = None;
+        drop(self.take());
+    }
+
+    /// The socket, where nothing waits for room in it. Closed it is in any case.
+    pub fn take(&mut self) -> Option<OwnedFd> {
+        let idle = self.unsent.is_empty();
         self.unsent.clear();
+        self.socket.take().filter(|_| idle)
     }
 }
 
@@ -155,6 +161,8 @@ pub struct Port {
     pub env: Arc<Env>,
     /// The pair of helpers it belongs to.
     pub pair: u32,
+    /// Its keeper's number at the guardian.
+    pub keeper_id: u32,
     /// Known once there is something to start.
     pub terms: OnceLock<Terms>,
     pub keeper: Mutex<Outlet>,
@@ -170,11 +178,12 @@ pub struct Port {
 }
 
 impl Port {
-    pub fn new(handle: i32, env: Arc<Env>, pair: u32, keeper: OwnedFd) -> Self {
+    pub fn new(handle: i32, env: Arc<Env>, pair: u32, keeper_id: u32, keeper: OwnedFd) -> Self {
         Port {
             handle,
             env,
             pair,
+            keeper_id,
             terms: OnceLock::new(),
             keeper: Mutex::new(Outlet::new(keeper)),
             stdio: Default::default(),
@@ -262,7 +271,7 @@ mod tests {
 
     fn port(env: &Arc<Env>, handle: i32) -> Arc<Port> {
         let (near, _far) = socket::pair().expect("a pair");
-        Arc::new(Port::new(handle, env.clone(), 0, near))
+        Arc::new(Port::new(handle, env.clone(), 0, 0, near))
     }
 
     #[test]

@@ -156,8 +156,9 @@ impl Reactor {
     pub fn ask(&self, pair: &Pair, env: &Arc<Env>) -> Result<Arc<Port>, (Stage, Errno)> {
         let at = |stage| move |errno| (stage, errno);
         let (near, far) = socket::pair().map_err(at(Stage::Stdio))?;
-        let port = self.insert(pair, |handle| Port::new(handle, env.clone(), pair.id, near))?;
-        let keep = ToGuardian::Keep { id: port.handle as u32 }.encode();
+        let id = self.next_id();
+        let port = self.insert(pair, |handle| Port::new(handle, env.clone(), pair.id, id, near))?;
+        let keep = ToGuardian::Keep { id }.encode();
         let sent = self.watch_port(&port).map_err(at(Stage::Stdio)).and_then(|()| {
             let sent = lock(&pair.requests).send(keep, vec![far]);
             sent.map_err(at(Stage::Guardian))
@@ -223,13 +224,23 @@ impl Reactor {
         unused.inspect(|port| self.abandon(port));
     }
 
-    /// Has the next keeper forked while a child starts.
-    fn ask_spare(&self, env: &Arc<Env>) {
-        if lock(&self.shared).spares.contains_key(&env.id) {
-            return;
+    /// The keeper of a port that is over waits for the next child: at a new port.
+    fn reuse(&self, old: &Port, socket: OwnedFd) {
+        let shared = lock(&self.shared);
+        let pair = shared.pairs.get(&old.pair).filter(|pair| pair.current.load(Ordering::Acquire)).cloned();
+        let enough = shared.spares.contains_key(&old.env.id) || !shared.envs.contains_key(&old.env.id);
+        drop(shared);
+        let (Some(pair), false) = (pair, enough) else { return };
+        let make = |handle| Port::new(handle, old.env.clone(), old.pair, old.keeper_id, socket);
+        let Ok(port) = self.insert(&pair, make) else { return };
+        let keeper = lock(&port.keeper);
+        let data = token(Topic::Keeper, 0, port.handle as u32);
+        let watched = keeper.socket.as_ref().map(|fd| epoll::modify(&self.epoll, fd, data, EventFlags::IN));
+        drop(keeper);
+        match watched {
+            Some(Ok(())) => self.keep_spare(port),
+            _ => self.abandon(&port),
         }
-        let port = self.port_to_be(env);
-        port.into_iter().for_each(|port| self.keep_spare(port));
     }
 
     fn abandon_spares(&self, of: impl Fn(&Port) -> bool) {
@@ -516,9 +527,7 @@ impl Reactor {
         let bits = match message {
             FromKeeper::Started { pid, own_group } => {
                 (state.started, state.pid, state.own_group) = (true, pid, own_group);
-                drop(state);
-                port.announce(STARTED);
-                return self.ask_spare(&port.env);
+                STARTED
             }
             FromKeeper::Exited { wait } => {
                 state.wait = Some(wait);
@@ -531,15 +540,13 @@ impl Reactor {
             }
             FromKeeper::Failed { stage, errno } => {
                 drop(state);
-                self.over(port, |state| state.failure = Some((stage, Errno::from_raw_os_error(errno))));
-                if stage != Stage::Keeper {
-                    self.ask_spare(&port.env); // it was used up all the same
-                }
-                return;
+                let errno = Errno::from_raw_os_error(errno);
+                return self.over(port, |state| state.failure = Some((stage, errno)), false);
             }
             FromKeeper::Done(done) => {
                 drop(state);
-                return self.over(port, |state| state.done = Some(done));
+                let again = done.again;
+                return self.over(port, |state| state.done = Some(done), again);
             }
         };
         drop(state);
@@ -573,16 +580,18 @@ impl Reactor {
             user_us: 0,
             system_us: 0,
             max_rss_bytes: 0,
+            again: false,
             survivors: vec![],
         };
-        self.over(port, |state| match started {
+        let learn = |state: &mut State| match started {
             true => state.done = Some(done),
             false => state.failure = Some((Stage::Keeper, Errno::CHILD)),
-        });
+        };
+        self.over(port, learn, false);
     }
 
-    /// The last thing that is ever learnt of a port.
-    fn over(&self, port: &Arc<Port>, learn: impl FnOnce(&mut State)) {
+    /// The last thing that is ever learnt of a port. Its keeper may be there for another one.
+    fn over(&self, port: &Arc<Port>, learn: impl FnOnce(&mut State), again: bool) {
         let mut state = lock(&port.state);
         if state.done.is_some() || state.failure.is_some() {
             return;
@@ -590,8 +599,12 @@ impl Reactor {
         // Whoever still waits for an answer to a signal gets one: there is nobody left.
         learn(&mut state);
         let bits = if state.failure.is_some() { STARTED } else { DONE };
+        let again = again && !state.end_asked;
         drop(state);
-        lock(&port.keeper).close();
+        let socket = lock(&port.keeper).take();
+        if let (true, Some(socket)) = (again, socket) {
+            self.reuse(port, socket);
+        }
         self.leave_pair(port.pair);
         port.announce(bits);
         if port.released.load(Ordering::Acquire) {
@@ -659,7 +672,8 @@ impl Reactor {
     }
 
     fn swept(&self, id: u32, killed: u32, survivors: u32) {
-        let found = lock(&self.shared).ports.get(id as i32).cloned();
+        let of_it = |port: &&Arc<Port>| port.keeper_id == id && !port.is_over();
+        let found = lock(&self.shared).ports.iter().find(of_it).cloned();
         let Some(port) = found else { return };
         lock(&port.state).swept = Some((killed, survivors));
         self.resolve_orphan(&port);
@@ -721,7 +735,7 @@ impl Reactor {
             drop(shared);
             let asked = std::mem::replace(&mut lock(&port.state).end_asked, true);
             if let (false, false, Some(pair)) = (port.is_over(), asked, pair) {
-                let request = ToGuardian::End { id: handle as u32 }.encode();
+                let request = ToGuardian::End { id: port.keeper_id }.encode();
                 if lock(&pair.requests).send(request, Vec::new()) == Ok(false) {
                     self.want_room_at_guardian(&pair);
                 }

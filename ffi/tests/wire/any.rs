@@ -101,7 +101,7 @@ pub trait Any: Record {
 impl Any for ToGuardian {
     fn any(random: &mut Random) -> Self {
         match random.below(2) {
-            0 => ToGuardian::Keep { id: random.u32(), grace_ms: random.u32() },
+            0 => ToGuardian::Keep { id: random.u32() },
             _ => ToGuardian::End { id: random.u32() },
         }
     }
@@ -159,6 +159,7 @@ fn done(random: &mut Random) -> Done {
         user_us: random.u64(),
         system_us: random.u64(),
         max_rss_bytes: random.u64(),
+        again: random.u32() % 2 == 1,
         survivors: random.list(4, survivor),
     }
 }

@@ -5,6 +5,7 @@
 use crate::kernel::wire::Wait;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::ffi::c_int;
 
 /// Signals that no helper obeys: the runtime alone decides when trees end.
@@ -150,9 +151,13 @@ pub enum Whose {
 
 /// waitid(2) without waiting: the next ended child, left as a zombie where
 /// `leave` is set. `Ok(None)`: none has ended; ECHILD: there is none at all.
+/// What a child that is not left has used, with all that it has reaped itself,
+/// goes to [`take_usage`].
 pub fn wait(whose: Whose, leave: bool) -> Result<Option<Ended>, Errno> {
     // SAFETY: siginfo_t is plain data; all zero is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: rusage is plain data; all zero is a valid value.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
     let (kind, id) = match whose {
         Whose::Any => (libc::P_ALL, 0),
         Whose::Pid(pid) => (libc::P_PID, pid as libc::id_t),
@@ -160,36 +165,50 @@ pub fn wait(whose: Whose, leave: bool) -> Result<Option<Ended>, Errno> {
     // WALL, as a child may have been cloned without an exit signal.
     let keep = if leave { libc::WNOWAIT } else { 0 };
     let options = libc::WEXITED | libc::WNOHANG | libc::__WALL | keep;
-    // SAFETY: `info` is ours and outlives the call.
-    checked(unsafe { libc::waitid(kind, id, &raw mut info, options) })?;
+    let call = libc::SYS_waitid;
+    // SAFETY: `info` and `used` are ours and outlive the call; libc's waitid does not pass the fifth argument on.
+    checked(unsafe { libc::syscall(call, kind, id, &raw mut info, options, &raw mut used) } as c_int)?;
     // SAFETY: waitid fills these fields, and leaves the pid 0 where nothing has ended.
     let pid = unsafe { info.si_pid() };
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
     let wait = if info.si_code == libc::CLD_EXITED { Wait::Code(status) } else { Wait::Signal(status) };
+    if pid != 0 && !leave {
+        USED.with(|sum| sum.set(sum.get().and(&used)));
+    }
     Ok((pid != 0).then_some(Ended { pid, wait }))
 }
 
-/// What the reaped descendants of this process used, all together.
+/// What reaped descendants of this process have used, all together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     pub user_us: u64,
     pub system_us: u64,
+    /// Of the largest.
     pub max_rss_bytes: u64,
 }
 
-/// getrusage(2) with RUSAGE_CHILDREN.
-pub fn usage_of_children() -> Usage {
-    // SAFETY: rusage is plain data; all zero is a valid value.
-    let mut raw: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: `raw` is ours and outlives the call, which cannot fail with these arguments.
-    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut raw) };
-    let micros = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
-    Usage {
-        user_us: micros(raw.ru_utime),
-        system_us: micros(raw.ru_stime),
-        max_rss_bytes: raw.ru_maxrss as u64 * 1024,
+impl Usage {
+    const NONE: Usage = Usage { user_us: 0, system_us: 0, max_rss_bytes: 0 };
+
+    fn and(self, more: &libc::rusage) -> Usage {
+        let micros = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+        Usage {
+            user_us: self.user_us + micros(more.ru_utime),
+            system_us: self.system_us + micros(more.ru_stime),
+            max_rss_bytes: self.max_rss_bytes.max(more.ru_maxrss as u64 * 1024),
+        }
     }
+}
+
+thread_local! {
+    static USED: Cell<Usage> = const { Cell::new(Usage::NONE) };
+}
+
+/// What all that was reaped since the last call has used. (RUSAGE_CHILDREN
+/// would count what earlier children of the same keeper have used.)
+pub fn take_usage() -> Usage {
+    USED.with(|sum| sum.replace(Usage::NONE))
 }
 
 /// Memory that this process and all that it forks see together, zeroed, never unmapped.
