@@ -57,13 +57,15 @@ export const runtimeFolder = "src/native/";
 export const rust: { columns: readonly Rows[]; base: Rows } = {
   columns: [
     [
-      ["doors/abi", "doors/napi"],
+      ["doors/abi", "doors/chunk"],
+      ["doors/napi"],
       ["doors/call"],
       ["runtime/launch", "runtime/calls"],
       ["runtime/reactor"],
       ["runtime/pair"],
       ["runtime/handle", "runtime/port"],
       ["runtime/environment", "runtime/inherit", "runtime/pipe"],
+      ["runtime/blocks"],
     ],
     [
       ["doors/entry"],

@@ -72,6 +72,11 @@ export interface Core {
    * @returns bytes read, 0 at the end of the stream, or a negative errno (-11, EAGAIN: nothing now, call {@link arm}).
    */
   read(port: Handle, stream: 1 | 2, into: Uint8Array): number;
+  /**
+   * As {@link read}, into a chunk of its own, where the native side can lend
+   * memory: cheaper than a new buffer. Absent where it cannot.
+   */
+  take?(port: Handle, stream: 1 | 2): Uint8Array<ArrayBuffer> | number;
   /** Writes to the child's stdin without waiting. Returns bytes taken or a negative errno (-11 EAGAIN, -32 EPIPE). */
   write(port: Handle, bytes: Uint8Array): number;
   /** Asks for one `ready(stream)`. */

@@ -18,9 +18,6 @@ const EPIPE = -32;
 /** What one read takes at most: larger ones are slower (docs/decisions/0006). */
 const CHUNK = 128 * 1024;
 
-/** A read of this much promises more: the next goes into a buffer of its own. */
-const FLOOD = 64 * 1024;
-
 /** Bytes that one stream may read in a row before timers and other ports get their turn. */
 const BUDGET = 4 * 1024 * 1024;
 
@@ -83,10 +80,6 @@ export class Output {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #expired = false;
   #row = 0;
-  /** How much the default stream's last read gave. */
-  #last = 0;
-  /** A buffer that becomes the chunk itself, while reads give much: it saves a copy. */
-  #flood: Uint8Array<ArrayBuffer> | null = null;
 
   constructor(source: Source, number: 1 | 2, piped: boolean) {
     this.#source = source;
@@ -135,10 +128,27 @@ export class Output {
     if (this.#held !== null) return this.#readHeld(into);
     if (this.#dry) return this.#finish(false);
     const got = this.#source.core.read(this.#source.handle, this.number, into);
-    if (got > 0) {
-      this.#row += got;
-      return got;
+    if (got <= 0) return this.#nothing(got);
+    this.#row += got;
+    return got;
+  }
+
+  /** A chunk of what is there now; 0 at the end, -11 where there is nothing yet. */
+  #takeNow(): Uint8Array<ArrayBuffer> | number {
+    const { core, handle } = this.#source;
+    if (core.take === undefined || !this.#open || this.#held !== null || this.#dry) {
+      const buffer = scratch();
+      const got = this.readNow(buffer);
+      return got > 0 ? buffer.slice(0, got) : got;
     }
+    const taken = core.take(handle, this.number);
+    if (typeof taken === "number") return this.#nothing(taken);
+    this.#row += taken.length;
+    return taken;
+  }
+
+  /** What a read without bytes means. */
+  #nothing(got: number): number {
     if (got === EAGAIN) return this.#expired ? this.#finish(true) : got;
     if (got < 0) throw new Error(`read: ${errnoSentence(-got)} (${errnoName(-got)})`);
     return this.#finish(false);
@@ -246,7 +256,6 @@ export class Output {
 
   #finish(truncated: boolean): 0 {
     this.#open = false;
-    this.#flood = null;
     this.#stopDrain();
     this.#end.resolve(truncated);
     return 0;
@@ -262,13 +271,10 @@ export class Output {
         const request = controller.byobRequest;
         if (request?.view) return await this.#fill(controller, request);
         for (let ahead = 0;;) {
-          const buffer = this.#flood ??= this.#last >= FLOOD ? new Uint8Array(CHUNK) : null;
-          const into = buffer ?? scratch();
-          const got = this.due ? EAGAIN : this.readNow(into);
-          if (got > 0) {
-            this.#last = got;
-            controller.enqueue(this.#chunk(into, got));
-            ahead += got;
+          const got = this.due ? EAGAIN : this.#takeNow();
+          if (typeof got === "object") {
+            ahead += got.length; // before the stream takes its buffer over
+            controller.enqueue(got);
           } else if (got === 0) return controller.close();
           else if (ahead === 0) await this.wait();
           if (ahead > 0 && (got === EAGAIN || ahead > highWaterMark)) return;
@@ -276,13 +282,6 @@ export class Output {
       },
       cancel: () => this.cancel(),
     });
-  }
-
-  /** What was read: a copy, unless it fills most of a buffer of its own. */
-  #chunk(buffer: Uint8Array<ArrayBuffer>, got: number): Uint8Array<ArrayBuffer> {
-    if (buffer !== this.#flood || got < CHUNK / 2) return buffer.slice(0, got);
-    this.#flood = null;
-    return buffer.subarray(0, got);
   }
 
   async #fill(

@@ -24,6 +24,7 @@ pub mod guard {
 
 /// Inside Deno, Node and Bun.
 pub mod runtime {
+    pub mod blocks;
     pub mod calls;
     pub mod environment;
     pub mod handle;
@@ -39,6 +40,7 @@ pub mod runtime {
 pub mod doors {
     pub mod abi;
     pub mod call;
+    pub mod chunk;
     pub mod entry;
     pub mod napi;
 }

@@ -27,6 +27,7 @@ export interface Door {
   ps_drain(env: number, out: Uint8Array): number;
   ps_report(env: number, port: number, out: Uint8Array): number;
   ps_read(env: number, port: number, stream: number, out: Uint8Array): number;
+  ps_take?(env: number, port: number, stream: number): ArrayBuffer | number;
   ps_write(env: number, port: number, bytes: Uint8Array): number;
   ps_arm(env: number, port: number, stream: number): number;
   ps_shut(env: number, port: number, stream: number): number;

@@ -56,10 +56,10 @@ function abiNumber(file: string): number | null {
  */
 function openDoor(file: string): Door {
   bindings.load(file);
-  const addon = { exports: {} as Pick<Door, "ps_env_open" | "ps_env_ref"> };
+  const addon = { exports: {} as Pick<Required<Door>, "ps_env_open" | "ps_env_ref" | "ps_take"> };
   process.dlopen(addon, file);
-  const { ps_env_open, ps_env_ref } = addon.exports;
-  return { ...bindings, ps_env_open, ps_env_ref };
+  const { ps_env_open, ps_env_ref, ps_take } = addon.exports;
+  return { ...bindings, ps_env_open, ps_env_ref, ps_take };
 }
 
 /**

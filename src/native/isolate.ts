@@ -48,11 +48,13 @@ export class Isolate implements Core {
   readonly #report = new Uint8Array(2048);
   readonly #path = new Uint8Array(PATH_MAX);
   #references = 0;
+  take?: (port: Handle, stream: 1 | 2) => Uint8Array<ArrayBuffer> | number;
 
   constructor(host: Host) {
     this.#host = host;
     this.#door = host.door;
     this.#env = host.door.ps_env_open(() => this.#wake());
+    if (host.door.ps_take !== undefined) this.take = (port, stream) => this.#take(port, stream);
     // What keeps the event loop alive is an open port, not the library.
     this.#door.ps_env_ref(this.#env, 0);
   }
@@ -72,6 +74,11 @@ export class Isolate implements Core {
 
   read(port: Handle, stream: 1 | 2, into: Uint8Array): number {
     return unpanicked("read", this.#door.ps_read(this.#env, port, stream, into));
+  }
+
+  #take(port: Handle, stream: 1 | 2): Uint8Array<ArrayBuffer> | number {
+    const taken = this.#door.ps_take?.(this.#env, port, stream) ?? -EBADF;
+    return typeof taken === "number" ? unpanicked("read", taken) : new Uint8Array(taken);
   }
 
   write(port: Handle, bytes: Uint8Array): number {

@@ -142,7 +142,7 @@ pub fn node_ps_env_open(env: Env, wake: Function<'_, (), Unknown<'_>>) -> napi::
     Ok(id)
 }
 
-fn check(status: sys::napi_status) -> napi::Result<()> {
+pub fn check(status: sys::napi_status) -> napi::Result<()> {
     if status == sys::Status::napi_ok {
         Ok(())
     } else {

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! Our ends of a child's stdio.
 
+use crate::runtime::blocks::{self, BLOCK};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -13,10 +14,6 @@ use std::sync::OnceLock;
 /// to 4 times the throughput, and more gives nothing.
 const BORN: usize = 64 * 1024;
 const GROWN: usize = 256 * 1024;
-
-/// What one read(2) asks for at most: a larger one empties the pipe under its
-/// writer and takes two to three times as long per byte (docs/decisions/0006).
-const READ: usize = 128 * 1024;
 
 /// Bytes by which pipes of this runtime have grown.
 static USED: AtomicU64 = AtomicU64::new(0);
@@ -31,6 +28,11 @@ fn quota() -> u64 {
         let pages = read.ok().and_then(|()| std::str::from_utf8(&text).ok()?.trim().parse::<u64>().ok());
         pages.unwrap_or(0) * 4096 / 4
     })
+}
+
+/// Some port has had so much output that its pipe has grown.
+pub fn some_have_grown() -> bool {
+    USED.load(Ordering::Acquire) > 0
 }
 
 /// One end of ours, non-blocking, with the room it has taken from the quota.
@@ -50,7 +52,7 @@ impl End {
 
     /// Reads without waiting. As much as a newborn pipe holds in one go means it may have been full: it grows.
     pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
-        let most = into.len().min(READ);
+        let most = into.len().min(BLOCK);
         let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut into[..most]));
         match got {
             Ok(n) => self.run += n,
@@ -76,8 +78,9 @@ impl End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        if self.grown {
-            USED.fetch_sub((GROWN - BORN) as u64, Ordering::AcqRel);
+        let more = (GROWN - BORN) as u64;
+        if self.grown && USED.fetch_sub(more, Ordering::AcqRel) == more {
+            blocks::trim();
         }
     }
 }
