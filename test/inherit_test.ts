@@ -12,6 +12,7 @@ import {
   children,
   comm,
   descriptors,
+  Echo,
   helpers,
   leavesNothing,
   PROBE,
@@ -20,6 +21,7 @@ import {
   stat,
   statusField,
   test,
+  until,
   warmUp,
 } from "./helpers.ts";
 import { Host } from "./host_process.ts";
@@ -28,11 +30,13 @@ await warmUp();
 
 test("a child starts with default dispositions, an empty mask and no descriptor above 2", async () => {
   // The runtime itself ignores SIGPIPE; none of its state may reach the child.
-  await using port = await open("cat");
+  await using echo = await Echo.start();
+  const { pid } = echo.port;
+  await echo.turn(); // the loader, which opens the libraries it maps, is through
   for (const field of ["SigIgn", "SigBlk", "SigCgt", "SigPnd", "ShdPnd"]) {
-    assertEquals(BigInt(`0x${statusField(port.pid, field)}`), 0n, field);
+    assertEquals(BigInt(`0x${statusField(pid, field)}`), 0n, field);
   }
-  assertEquals(descriptors(port.pid)?.map((one) => one.split(" ")[0]).sort(), ["0", "1", "2"]);
+  assertEquals(descriptors(pid)?.map((one) => one.split(" ")[0]).sort(), ["0", "1", "2"]);
 });
 
 test("a host with every signal ignored or blocked passes none of that on", async () => {
@@ -128,9 +132,20 @@ test("ports that are only opened and then dropped with their mailbox leave nothi
 
 // --- the environment ---------------------------------------------------------
 
+/**
+ * A file of a process that the kernel fills late in `execve`, after the
+ * descriptors that tell of it were closed.
+ */
+async function filled(path: string): Promise<Uint8Array> {
+  return await until(() => {
+    const bytes = Deno.readFileSync(path);
+    return bytes.length > 0 && bytes;
+  }, { what: path });
+}
+
 /** The environment of a process as it started, one entry a line of escaped bytes, sorted. */
-function environment(pid: number): string[] {
-  const bytes = Deno.readFileSync(`/proc/${pid}/environ`);
+async function environment(pid: number): Promise<string[]> {
+  const bytes = await filled(`/proc/${pid}/environ`);
   const text = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
   return text.split("\0").filter((entry) => entry !== "").sort();
 }
@@ -152,9 +167,9 @@ test("the environment reaches the child byte for byte with --allow-ffi and --all
     },
   );
   const [pid = 0] = await host.numbers("ready");
-  const entries = environment(pid);
+  const entries = await environment(pid);
   assert(entries.includes("BYTES=\xff\xfe=\x80"), entries.join("\n"));
-  assertEquals(entries, environment(host.pid));
+  assertEquals(entries, await environment(host.pid));
 });
 
 test("env lays over, null unsets, clearEnv starts from nothing", async () => {
@@ -170,11 +185,11 @@ test("env lays over, null unsets, clearEnv starts from nothing", async () => {
     { under: BYTES },
   );
   const [over = 0, clear = 0] = await host.numbers("ready");
-  const expected = environment(host.pid)
+  const expected = (await environment(host.pid))
     .filter((entry) => !/^(EMPTY|LINES_|TWICE)=/.test(entry))
     .concat("NEW=1", "LINES_=over", "LATE=set").sort();
-  assertEquals(environment(over), expected);
-  assertEquals(environment(clear), ["ONLY=this"]);
+  assertEquals(await environment(over), expected);
+  assertEquals(await environment(clear), ["ONLY=this"]);
 });
 
 test("PATH of the child decides what is started", async () => {
@@ -192,7 +207,7 @@ test("arguments and arg0 reach the child as bytes", async () => {
     arg0: "kitten",
   });
   await using other = await open("sh", ["-c", "exec cat"]);
-  const words = Deno.readFileSync(`/proc/${port.pid}/cmdline`);
+  const words = await filled(`/proc/${port.pid}/cmdline`);
   const expected = [...bytesOf("kitten\0-\0"), 0xff, 0x20, 0xfe, ...bytesOf("\0\0-\0")];
   assertEquals([...words], expected);
   await other.close();
