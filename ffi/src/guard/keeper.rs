@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 /// How long the end of a tree is fought for where nobody asked for less.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// From then on the memory that a launch took matters more than the time that returning it takes.
+const LONG_LIVED: Duration = Duration::from_millis(50);
+
 /// What is still to come for the tree.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -64,6 +67,8 @@ pub struct Keeper {
     /// Until then it may also hold the child's oom_score_adj.
     lent: bool,
     started: Instant,
+    /// When a child that lives long is worth the work of giving back what its launch took.
+    tidy: Option<Instant>,
     timeout: Option<Instant>,
     wait: Option<Wait>,
     phase: Phase,
@@ -142,6 +147,7 @@ impl Keeper {
             starting: Some((child.outcome, child.memory)),
             lent,
             started,
+            tidy: Some(started + LONG_LIVED),
             timeout: timeout.map(|d| started + d),
             wait: None,
             phase: Phase::Running,
@@ -163,6 +169,10 @@ impl Keeper {
             if self.timeout.is_some_and(|at| at <= now) {
                 self.timeout = None;
                 self.end(Cause::Timeout, self.terms.grace);
+            }
+            if self.starting.is_none() && self.tidy.is_some_and(|at| at <= now) {
+                self.tidy = None;
+                helper::give_memory_back();
             }
             // Looked at once: with the child ended and no other child there is nobody who could bring one.
             if self.wait.is_some() && self.starting.is_none() && self.tree().is_empty() {
@@ -186,10 +196,11 @@ impl Keeper {
         if !self.outbox.is_empty() {
             out |= PollFlags::OUT;
         }
-        let until = match self.phase {
-            Phase::Running => self.timeout,
-            Phase::Flushing(at) | Phase::Ending(at) => Some(self.timeout.map_or(at, |t| t.min(at))),
+        let phase = match self.phase {
+            Phase::Running => None,
+            Phase::Flushing(at) | Phase::Ending(at) => Some(at),
         };
+        let until = [self.timeout, self.tidy, phase].into_iter().flatten().min();
         let starting = self.starting.as_ref().map(|(fd, _)| fd);
         let sources: [Option<(BorrowedFd<'_>, PollFlags)>; 6] = [
             self.port.as_ref().map(|fd| (fd.as_fd(), out)),

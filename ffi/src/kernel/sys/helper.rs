@@ -223,6 +223,15 @@ pub fn shared_zeroed<T: Sync>(count: usize) -> Result<&'static [T], Errno> {
     Ok(unsafe { std::slice::from_raw_parts(start.cast::<T>(), count) })
 }
 
+/// Gives the pages of the heap that nothing uses back to the kernel.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: touches free blocks only; a helper has one thread.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// A stack with an unmapped page below it, gone when dropped.
 pub struct Stack {
     start: *mut std::ffi::c_void,
