@@ -5,6 +5,7 @@
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::time::Duration;
 
 /// Priorities of the calling thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +174,9 @@ fn texts_at(addresses: &[usize], known: &mut HashMap<usize, Vec<u8>>) -> Result<
 /// How often the list is read again because it changed while its strings were read.
 const LOOKS: usize = 16;
 
+/// How often the list is looked for again because it was being moved: a second, where the mover gets no processor.
+const MOVES: usize = 1000;
+
 fn copy_environment() -> Result<Vec<Vec<u8>>, Errno> {
     let mut known = HashMap::new();
     let mut list = addresses()?;
@@ -196,13 +200,15 @@ fn copy_environment() -> Result<Vec<Vec<u8>>, Errno> {
 /// had during this call.
 pub fn environment() -> Result<Vec<Vec<u8>>, Errno> {
     let mut result = copy_environment();
-    for _ in 0..LOOKS {
+    for look in 0..MOVES {
         match result {
-            // The list itself has moved, and its old place is gone.
-            Err(Errno::FAULT) => result = copy_environment(),
+            // The list itself is moving, and its old place is gone. setenv(3) frees that place a moment before it
+            // tells the new one: a thread that lost the processor just there needs it back.
+            Err(Errno::FAULT) => std::thread::sleep(Duration::from_millis(u64::from(look >= LOOKS))),
             Err(Errno::PERM | Errno::NOSYS) => return Ok(plain_environment()),
             _ => break,
         }
+        result = copy_environment();
     }
     result
 }
