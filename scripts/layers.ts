@@ -62,7 +62,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["doors/call"],
       ["runtime/launch", "runtime/calls"],
       ["runtime/reactor"],
-      ["runtime/pair"],
+      ["runtime/pair", "runtime/remains"],
       ["runtime/handle", "runtime/port"],
       ["runtime/environment", "runtime/inherit", "runtime/pipe"],
       ["runtime/blocks"],
@@ -73,7 +73,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["guard/guardian"],
       ["guard/spare"],
       ["guard/keeper"],
-      ["guard/child", "guard/oom", "guard/table"],
+      ["guard/place", "guard/child", "guard/oom", "guard/table"],
     ],
   ],
   base: [

@@ -24,6 +24,7 @@ interface Step {
 const deno = Deno.execPath();
 const suite = "test/runtimes/suite.mjs";
 const packed = ".cache/package/dist/mod.mjs";
+const contained = "scripts/contained";
 const manifest = ["--locked", "--manifest-path", "ffi/Cargo.toml"];
 
 const steps: Step[] = [
@@ -42,17 +43,27 @@ const steps: Step[] = [
   { name: "Rust tests", command: ["cargo", "test", ...manifest], counts: cargoCounts },
   {
     name: "Deno tests and the examples of the docs",
-    command: [deno, "test", "--allow-all", "--doc", "README.md", "mod.ts", "src/", "test/"],
+    command: [
+      contained,
+      deno,
+      "test",
+      "--allow-all",
+      "--doc",
+      "README.md",
+      "mod.ts",
+      "src/",
+      "test/",
+    ],
     counts: denoCounts,
   },
   { name: "package", command: ["scripts/npm"] },
   {
     name: "Deno suite",
-    command: [deno, "run", "--allow-all", suite, "mod.ts"],
+    command: [contained, deno, "run", "--allow-all", suite, "mod.ts"],
     counts: plainCounts,
   },
-  { name: "Node suite", command: ["node", suite, packed], counts: plainCounts },
-  { name: "Bun suite", command: ["scripts/bun", suite, packed], counts: plainCounts },
+  { name: "Node suite", command: [contained, "node", suite, packed], counts: plainCounts },
+  { name: "Bun suite", command: [contained, "scripts/bun", suite, packed], counts: plainCounts },
 ];
 
 /** `test result: ok. 12 passed; 0 failed; 1 ignored; ...`, once per program. */

@@ -325,6 +325,10 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     "a security policy forbids it",
     "ask who set the policy (a sandbox, a nosuid mount, a security module)",
   ],
+  "cgroup": [
+    "it could not enter the cgroup that was made for it",
+    'open it with containment: { kill: "tree" }, or let this process write to its cgroup',
+  ],
   "EAGAIN": [null, TOO_MANY],
   "EMFILE": [null, OUT_OF_FDS],
   "ENFILE": [null, OUT_OF_FDS],

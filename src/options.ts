@@ -91,7 +91,11 @@ export interface OpenOptions {
 
 /** How a tree is to be held together. */
 export interface ContainmentOptions {
-  /** `"tree"`: every descendant is followed. `"auto"`, the default: the best this host gives. */
+  /**
+   * `"auto"`, the default: in a cgroup v2 directory of its own, below the
+   * runtime's own cgroup, where one can be had without moving anybody.
+   * `"tree"`: without one; every descendant is followed, as it is in any case.
+   */
   kill?: "auto" | "tree";
 }
 
@@ -110,6 +114,8 @@ export interface Spec {
   readonly graceMs: number;
   readonly flushMs: number;
   readonly killOnOwnerDeath: boolean;
+  /** No cgroup is to be made for it. */
+  readonly treeOnly: boolean;
   readonly drainTimeoutMs: number;
   /** null: never. */
   readonly timeoutMs: number | null;
@@ -165,7 +171,7 @@ export function validate(
 ): Spec {
   checkText("start a program", "the command", command, "give the program's name or path");
   const given = optionsOf(options);
-  allowed(given);
+  flag(given, "parallelism"); // checked, and without effect
   const graceMs = delay(given, "delayToSigkill", 0) ?? 500;
   return Object.freeze({
     command,
@@ -178,6 +184,7 @@ export function validate(
     graceMs,
     flushMs: delay(given, "flushMs", 0) ?? graceMs,
     killOnOwnerDeath: choice(given, "onOwnerDeath", ["graceful", "kill"]) === "kill",
+    treeOnly: treeOnly(given),
     drainTimeoutMs: delay(given, "drainTimeoutMs", 0) ?? 5_000,
     timeoutMs: delay(given, "timeoutMs", 1) ?? null,
     signal: abortSignal(given),
@@ -199,17 +206,16 @@ function optionsOf(options: unknown): Given {
   return options;
 }
 
-/** The options that are checked and then leave no trace in a {@link Spec}. */
-function allowed(given: Given): void {
-  flag(given, "parallelism");
+/** Whether `containment` asks for no cgroup. */
+function treeOnly(given: Given): boolean {
   const { containment } = given;
-  if (containment === undefined) return;
+  if (containment === undefined) return false;
   if (typeof containment !== "object" || containment === null) {
     throw wrong("containment", kind(containment), 'give an object such as { kill: "tree" }');
   }
   refuseUnknown("containment option", containment, ["kill"]);
-  const { kill } = containment as { kill?: unknown };
-  oneOf("containment.kill", kill, ["auto", "tree"]);
+  const { kill: how } = containment as { kill?: unknown };
+  return oneOf("containment.kill", how, ["auto", "tree"]) === "tree";
 }
 
 function refuseUnknown(what: string, given: object, known: readonly string[]): void {

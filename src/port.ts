@@ -93,7 +93,7 @@ export class Port {
 
   /** What holds this port's tree at this moment. */
   get containment(): Containment {
-    return containment(this.#process.report.guards);
+    return containment(this.#process.report);
   }
 
   /**

@@ -8,7 +8,7 @@
  * @module
  */
 
-import { nearest, quote, rangeError, type Survivor, typeError } from "./errors.ts";
+import { errnoName, nearest, quote, rangeError, type Survivor, typeError } from "./errors.ts";
 
 export type { Survivor };
 
@@ -40,6 +40,28 @@ export type Cause =
 /** Who still guards a port: watchdog and guardian, only the guardian, or only its own keeper. */
 export type Guards = "both" | "guardian" | "none";
 
+/**
+ * Why a tree has no cgroup of its own: it has one (`nothing`), none was wanted,
+ * no v2 hierarchy is mounted, the runtime's own cgroup is outside of what is
+ * mounted or is the root that systemd rules, none can be made, entered, or
+ * killed by one write.
+ */
+export type Lack =
+  | "nothing"
+  | "unwanted"
+  | "unmounted"
+  | "outside"
+  | "reserved"
+  | "make"
+  | "enter"
+  | "kill";
+
+/** What is known of a tree's cgroup: what it lacks, and the error that said so (0: none did). */
+export interface CgroupState {
+  lack: Lack;
+  errno: number;
+}
+
 /** What the whole tree used, from the launch to its end. */
 export interface Usage {
   /** Time that passed, in milliseconds. */
@@ -54,8 +76,12 @@ export interface Usage {
 
 /** What holds a tree together, as facts. */
 export interface Containment {
-  /** How the tree is ended: `"tree"`, by following every descendant. */
-  kill: "tree";
+  /**
+   * How the tree is ended: `"tree"`, by following every descendant;
+   * `"cgroup2"`, by `cgroup.kill` as well, which no descendant can leave
+   * without the right to write into other cgroups.
+   */
+  kill: "cgroup2" | "tree";
   /** What enforces resource limits. */
   limits: "none";
   guards: Guards;
@@ -108,6 +134,7 @@ export interface Ending {
   killed: number;
   survivors: Survivor[];
   guards: Guards;
+  cgroup: CgroupState;
 }
 
 /** The record of an end. A child whose end nobody saw is `"lost"`. */
@@ -124,7 +151,7 @@ export function exitStatus(ending: Ending): ExitStatus {
     oomKilled: cause === "oom",
     killed,
     survivors: [...survivors],
-    containment: containment(ending.guards),
+    containment: containment(ending),
   };
 }
 
@@ -136,16 +163,42 @@ function exitReason(wait: Ending["wait"]): ExitReason {
   return wait.code === 0 ? { kind: "normal" } : { kind: "exitStatus", code: wait.code };
 }
 
-/** What holds a tree together while `guards` stand. */
-export function containment(guards: Guards): Containment {
-  return { kill: "tree", limits: "none", guards, why: WHY[guards] };
+/** What holds a tree together while these guards stand. */
+export function containment({ guards, cgroup }: Pick<Ending, "guards" | "cgroup">): Containment {
+  const kill = cgroup.lack === "nothing" ? "cgroup2" : "tree";
+  return { kill, limits: "none", guards, why: `${WHY[kill][guards]}; ${because(cgroup)}` };
 }
 
-const WHY: Readonly<Record<Guards, string>> = {
-  both:
-    "every descendant is followed and ended, also by a watchdog and a guardian once the runtime is gone",
-  guardian: "the watchdog is gone: the guardian and the port's own keeper end the tree",
-  none: "watchdog and guardian are gone: only the port's own keeper ends the tree",
+const WHY: Readonly<Record<Containment["kill"], Readonly<Record<Guards, string>>>> = {
+  cgroup2: {
+    both:
+      "its cgroup is killed as a whole, also by a watchdog and a guardian once the runtime is gone",
+    guardian:
+      "the watchdog is gone: its cgroup is killed as a whole by the guardian or its own keeper",
+    none:
+      "watchdog and guardian are gone: its cgroup is killed as a whole by the runtime or its own keeper, or at the next start",
+  },
+  tree: {
+    both:
+      "every descendant is followed and ended, also by a watchdog and a guardian once the runtime is gone",
+    guardian: "the watchdog is gone: the guardian and the port's own keeper end the tree",
+    none: "watchdog and guardian are gone: only the port's own keeper ends the tree",
+  },
+};
+
+function because({ lack, errno }: CgroupState): string {
+  return errno === 0 ? LACKS[lack] : `${LACKS[lack]} (${errnoName(errno)})`;
+}
+
+const LACKS: Readonly<Record<Lack, string>> = {
+  nothing: "it has a cgroup v2 directory of its own",
+  unwanted: 'no cgroup: containment.kill is "tree"',
+  unmounted: "no cgroup: no v2 hierarchy is mounted here",
+  outside: "no cgroup: the mounted v2 hierarchy does not show the runtime's own",
+  reserved: "no cgroup: the runtime is in the root cgroup, which is systemd's",
+  make: "no cgroup: none can be made below the runtime's own",
+  enter: "no cgroup: no process gets into one below the runtime's own",
+  kill: "no cgroup: cgroup.kill does not end what is in it",
 };
 
 /** Linux's signals on x86-64 and aarch64, without the real-time ones. */

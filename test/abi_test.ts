@@ -15,7 +15,7 @@ import {
   STAGES,
 } from "../src/native/abi.ts";
 import { type OpenOptions, validate } from "../src/options.ts";
-import type { Cause, Guards } from "../src/status.ts";
+import type { Cause, Guards, Lack } from "../src/status.ts";
 
 /** A generator of the same numbers in every run (xorshift32). */
 function random(seed: number): (below: number) => number {
@@ -42,9 +42,19 @@ const CAUSES: Cause[] = [
 ];
 const REASONS: Survivor["reason"][] = ["EPERM", "uninterruptible", "traced"];
 const GUARDS: Guards[] = ["both", "guardian", "none"];
+const LACKS: Lack[] = [
+  "nothing",
+  "unwanted",
+  "unmounted",
+  "outside",
+  "reserved",
+  "make",
+  "enter",
+  "kill",
+];
 
 function encodeReport(report: Report): Uint8Array {
-  const bytes = new Uint8Array(72 + 28 * report.survivors.length);
+  const bytes = new Uint8Array(80 + 28 * report.survivors.length);
   const view = new DataView(bytes.buffer);
   const flags = (report.pid ? 1 : 0) | (report.failure ? 2 : 0) | (report.wait ? 4 : 0) |
     (report.done ? 8 : 0) | (report.ownGroup ? 16 : 0) | (report.discarded ? 32 : 0);
@@ -62,9 +72,11 @@ function encodeReport(report: Report): Uint8Array {
   const { wallMs, userMs, systemMs, maxRssBytes } = report;
   [wallMs, userMs, systemMs, maxRssBytes].forEach((n, i) => view.setFloat64(32 + 8 * i, n, true));
   view.setUint32(64, GUARDS.indexOf(report.guards), true);
-  view.setUint32(68, report.survivors.length, true);
+  view.setUint32(68, LACKS.indexOf(report.cgroup.lack), true);
+  view.setInt32(72, report.cgroup.errno, true);
+  view.setUint32(76, report.survivors.length, true);
   report.survivors.forEach((survivor, i) => {
-    const at = 72 + 28 * i;
+    const at = 80 + 28 * i;
     view.setInt32(at, survivor.pid, true);
     view.setUint32(at + 4, REASONS.indexOf(survivor.reason), true);
     view.setInt32(at + 8, survivor.tracer ?? 0, true);
@@ -103,6 +115,7 @@ function anyReport(below: (n: number) => number): Report {
     survivors: Array.from({ length: below(4) * 11 }, () => anySurvivor(below)),
     discarded: below(2) === 0,
     guards: GUARDS[below(3)] ?? "both",
+    cgroup: { lack: LACKS[below(8)] ?? "nothing", errno: below(134) },
   };
 }
 
@@ -153,9 +166,10 @@ Deno.test("abi: a report with a number that means nothing is refused", () => {
     [16, 4],
     [24, 8],
     [64, 3],
-    [68, 2],
-    [68, 0xffffffff],
-    [72 + 4, 3],
+    [68, 8],
+    [76, 2],
+    [76, 0xffffffff],
+    [80 + 4, 3],
   ];
   decodeReport(encodeReport(report));
   for (const [at, value] of wrong) {
@@ -198,10 +212,10 @@ Deno.test("abi: events come in their order, and only as many as were counted", (
 });
 
 Deno.test("abi: stages by number, an unknown one is refused", () => {
-  assertEquals(STAGES.length, 21);
+  assertEquals(STAGES.length, 22);
   STAGES.forEach((stage, i) => assertEquals(decodeStage(new Uint8Array([i, 0, 0, 0])), stage));
   assertEquals([STAGES[0], STAGES[5], STAGES[19]], ["spec", "program", "exec"]);
-  assertThrows(() => decodeStage(new Uint8Array([21, 0, 0, 0])), NativeError);
+  assertThrows(() => decodeStage(new Uint8Array([22, 0, 0, 0])), NativeError);
   assertThrows(() => decodeStage(new Uint8Array(3)), NativeError);
 });
 

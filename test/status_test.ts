@@ -3,9 +3,11 @@
 
 import { assertEquals, assertThrows } from "@std/assert";
 import {
+  containment,
   type Ending,
   exitStatus,
   type Guards,
+  type Lack,
   type SignalName,
   signalName,
   signalNumber,
@@ -22,6 +24,7 @@ const ENDING: Ending = {
   killed: 0,
   survivors: [],
   guards: "both",
+  cgroup: { lack: "nothing", errno: 0 },
 };
 
 function ended(wait: Ending["wait"]) {
@@ -80,16 +83,27 @@ Deno.test("status: a record does not change when its report does", () => {
 });
 
 Deno.test("status: containment never promises more than the guards that live", () => {
-  const sentences = (["both", "guardian", "none"] as Guards[]).map((guards) => {
-    const { containment } = exitStatus({ ...ENDING, guards });
-    assertEquals([containment.kill, containment.limits, containment.guards], [
-      "tree",
-      "none",
-      guards,
-    ]);
-    return containment.why;
-  });
-  assertEquals(new Set(sentences).size, 3);
+  const sentences = (["nothing", "unwanted"] as Lack[]).flatMap((lack) =>
+    (["both", "guardian", "none"] as Guards[]).map((guards) => {
+      const ending = { ...ENDING, guards, cgroup: { lack, errno: 0 } };
+      const { containment: { why, ...facts } } = exitStatus(ending);
+      const kill = lack === "nothing" ? "cgroup2" : "tree";
+      assertEquals(facts, { kill, limits: "none", guards });
+      return why;
+    })
+  );
+  assertEquals(new Set(sentences).size, 6);
+});
+
+Deno.test("status: containment says why there is no cgroup, and which error said so", () => {
+  const why = (lack: Lack, errno: number) =>
+    containment({ ...ENDING, cgroup: { lack, errno } }).why;
+  assertEquals(
+    why("make", 30).split("; ").at(-1),
+    "no cgroup: none can be made below the runtime's own (EROFS)",
+  );
+  const all: Lack[] = ["unwanted", "unmounted", "outside", "reserved", "make", "enter", "kill"];
+  assertEquals(new Set(all.map((lack) => why(lack, 0))).size, all.length);
 });
 
 Deno.test("status: signals 1 to 64 have names that lead back to their numbers", () => {

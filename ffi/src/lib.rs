@@ -4,6 +4,7 @@
 
 /// What both the runtime's side and the helpers' side stand on.
 pub mod kernel {
+    pub mod cgroup;
     pub mod procfs;
     pub mod socket;
     pub mod sys;
@@ -17,6 +18,7 @@ pub mod guard {
     pub mod guardian;
     pub mod keeper;
     pub mod oom;
+    pub mod place;
     pub mod spare;
     pub mod table;
     pub mod watchdog;
@@ -34,6 +36,7 @@ pub mod runtime {
     pub mod pipe;
     pub mod port;
     pub mod reactor;
+    pub mod remains;
 }
 
 /// How one gets in: boundary, check, call.

@@ -12,7 +12,7 @@ mod record;
 use any::{Any, Random, EDGES};
 use proton_stream::kernel::socket;
 use proton_stream::kernel::wire::{
-    Assembler, Cause, Done, FromGuardian, FromKeeper, Launch, Malformed, Reason, Scope, Spec, Stage,
+    Assembler, Cause, Done, FromGuardian, FromKeeper, Lack, Launch, Malformed, Reason, Scope, Spec, Stage,
     ToGuardian, ToKeeper, Wait, LAUNCH_MAX, PACKET, SURVIVORS_MAX,
 };
 use record::{lawful, Record};
@@ -165,8 +165,9 @@ fn numbers_of_the_abi_mean_what_they_did_and_others_nothing() {
             assert_eq!(from_number(n).map(number), expected);
         }
     }
-    check(21, Stage::from_number, |stage| stage as u32);
+    check(22, Stage::from_number, |stage| stage as u32);
     check(8, Cause::from_number, |cause| cause as u32);
+    check(8, Lack::from_number, |lack| lack as u32);
     check(3, Scope::from_number, |scope| scope as u32);
     check(3, Reason::from_number, |reason| reason as u32);
 }

@@ -12,10 +12,10 @@
 import type { Report, Scope } from "../core.ts";
 import { NativeError, type Survivor } from "../errors.ts";
 import type { Spec, Stdio } from "../options.ts";
-import type { Cause, Ending, Guards } from "../status.ts";
+import type { Cause, Ending, Guards, Lack } from "../status.ts";
 
 /** The one number that this code and the native library must agree on. */
-export const ABI: number = 1;
+export const ABI: number = 2;
 
 /** The raw calls of docs/abi.md. A result below zero is an error number. */
 export interface Door {
@@ -91,11 +91,22 @@ export const STAGES: readonly string[] = [
   "signals",
   "exec",
   "oom_score_adj",
+  "cgroup",
 ];
 
 const STDIO: readonly Stdio[] = ["piped", "inherit", "null"];
 const SCOPES: readonly Scope[] = ["child", "group", "tree"];
 const GUARDS: readonly Guards[] = ["both", "guardian", "none"];
+const LACKS: readonly Lack[] = [
+  "nothing",
+  "unwanted",
+  "unmounted",
+  "outside",
+  "reserved",
+  "make",
+  "enter",
+  "kill",
+];
 const REASONS: readonly Survivor["reason"][] = ["EPERM", "uninterruptible", "traced"];
 const CAUSES: readonly Cause[] = [
   "exit",
@@ -130,11 +141,11 @@ export const EVENT = {
 
 const ALL_EVENTS = 63;
 const EVENT_BYTES = 8;
-const SPEC_FLAG = { clearEnv: 1, killOnOwnerDeath: 2, view: 4 } as const;
+const SPEC_FLAG = { clearEnv: 1, killOnOwnerDeath: 2, view: 4, treeOnly: 8 } as const;
 const FLAG = { started: 1, failed: 2, exited: 4, done: 8, ownGroup: 16, discarded: 32 } as const;
 const ALL_FLAGS = 63;
 const NO_TIMEOUT = 0xffffffff;
-const REPORT_BYTES = 72;
+const REPORT_BYTES = 80;
 const SURVIVOR_BYTES = 28;
 
 /** The launch record. `view` is laid over the native environment, unless that is not used at all. */
@@ -142,7 +153,8 @@ export function encodeSpec(spec: Spec, view: Environment | null = null): Uint8Ar
   const used = spec.clearEnv ? null : view;
   const record = new Writer();
   const flags = (spec.clearEnv ? SPEC_FLAG.clearEnv : 0) |
-    (spec.killOnOwnerDeath ? SPEC_FLAG.killOnOwnerDeath : 0) | (used ? SPEC_FLAG.view : 0);
+    (spec.killOnOwnerDeath ? SPEC_FLAG.killOnOwnerDeath : 0) | (used ? SPEC_FLAG.view : 0) |
+    (spec.treeOnly ? SPEC_FLAG.treeOnly : 0);
   record.u32(ABI).u32(flags);
   record.u32(spec.graceMs).u32(spec.flushMs).u32(spec.timeoutMs ?? NO_TIMEOUT);
   for (const stdio of spec.stdio) record.u8(STDIO.indexOf(stdio));
@@ -240,6 +252,7 @@ export function decodeReport(bytes: Uint8Array): Report {
     ...decodeUsage(view),
     discarded: has(FLAG.discarded),
     guards: named(GUARDS, u32(64), "guards"),
+    cgroup: { lack: named(LACKS, u32(68), "lack"), errno: i32(72) },
     survivors: decodeSurvivors(bytes, view),
   };
 }

@@ -21,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
         2 => drop(lawful::<FromKeeper>(bytes)),
         3 => _ = lawful::<ToKeeper>(bytes),
         4 => _ = lawful::<ToGuardian>(bytes),
-        5 => _ = lawful::<FromGuardian>(bytes),
+        5 => drop(lawful::<FromGuardian>(bytes)),
         6 => packets(bytes),
         _ => pieces(bytes),
     }

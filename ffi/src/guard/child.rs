@@ -14,10 +14,11 @@
 //! what the runtime's limits, priorities and masks were at the call.
 #![allow(unsafe_code)]
 
+use crate::kernel::cgroup::{Leaf, Way};
 use crate::kernel::sys::helper::{adopt, Stack, IGNORED};
 use crate::kernel::sys::raw::{self, CloneArgs};
-use crate::kernel::wire::{Launch, Stage};
-use rustix::fd::{AsRawFd, OwnedFd};
+use crate::kernel::wire::{Lack, Launch, Stage};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::ffi::{c_char, CString};
 
@@ -29,6 +30,8 @@ pub struct Started {
     pub outcome: OwnedFd,
     /// What it runs on until then; drop this only after `outcome` has spoken.
     pub memory: Memory,
+    /// Why it is not in the cgroup that it was to be in.
+    pub lack: (Lack, i32),
 }
 
 /// The stack and the plan of a child that has not exec'ed yet.
@@ -49,6 +52,8 @@ struct Plan {
     stdio: [i32; 3],
     cwd: i32,
     report: i32,
+    /// Where to write "0" before anything else; -1 where it is born in its cgroup, or has none.
+    join: i32,
     keeper: i32,
     join_group: i32,
     umask: u32,
@@ -102,7 +107,7 @@ impl Plan {
         own: &Own<'_>,
         stdio: [i32; 3],
         cwd: i32,
-        report: i32,
+        [report, join]: [i32; 2],
     ) -> Result<Plan, (Stage, Errno)> {
         let mut texts = Vec::with_capacity(launch.argv.len() + launch.env.len());
         let argv = c_strings(&launch.argv, &mut texts)?;
@@ -116,6 +121,7 @@ impl Plan {
             stdio,
             cwd,
             report,
+            join,
             keeper: std::process::id() as i32,
             join_group: launch.join_group.unwrap_or(0),
             umask: launch.umask,
@@ -128,13 +134,41 @@ impl Plan {
     }
 }
 
-/// Starts the child of `launch`. `fds` are its 0, 1 and 2 and its working directory.
-pub fn start(launch: Launch, own: &Own<'_>, fds: &[OwnedFd; 4]) -> Result<Started, (Stage, Errno)> {
+/// Where a child is to live: its cgroup and the way into it, or why there is none.
+pub type Home<'a> = Result<(&'a Leaf, Way), (Lack, i32)>;
+
+/// Starts the child of `launch`. `fds` are its 0, 1 and 2 and its working
+/// directory. Where it does not get into its cgroup it is started without one,
+/// and `lack` says so.
+pub fn start(
+    launch: Launch,
+    own: &Own<'_>,
+    fds: &[OwnedFd; 4],
+    home: Home,
+) -> Result<Started, (Stage, Errno)> {
     let at_clone = |errno| (Stage::Clone, errno);
     let [stdin, stdout, stderr, cwd] = fds.each_ref().map(AsRawFd::as_raw_fd);
     let (outcome, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at_clone)?;
-    let plan = Box::new(Plan::new(launch, own, [stdin, stdout, stderr], cwd, report.as_raw_fd())?);
+    let joins = home.ok().filter(|(_, way)| *way == Way::Joins);
+    let join = joins.map(|(leaf, _)| leaf.procs()).transpose().map_err(|errno| (Stage::Cgroup, errno))?;
+    let numbers = [report.as_raw_fd(), join.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
+    let plan = Box::new(Plan::new(launch, own, [stdin, stdout, stderr], cwd, numbers)?);
     let stack = Stack::new(STACK_BYTES).map_err(at_clone)?;
+    let mut cloned = None;
+    let mut lack = home.err().unwrap_or((Lack::Nothing, 0));
+    if let Ok((leaf, Way::Born)) = home {
+        match leaf.open().and_then(|cgroup| clone(&plan, &stack, Some(cgroup.as_fd()))) {
+            Ok(born) => cloned = Some(born),
+            // Not for want of a cgroup: without one it would fail as well.
+            Err(errno @ (Errno::AGAIN | Errno::NOMEM)) => return Err(at_clone(errno)),
+            Err(errno) => lack = (Lack::Enter, errno.raw_os_error()),
+        }
+    }
+    let (pid, pidfd) = cloned.map_or_else(|| clone(&plan, &stack, None), Ok).map_err(at_clone)?;
+    Ok(Started { pid, pidfd, outcome, memory: Memory { _stack: stack, _plan: plan }, lack })
+}
+
+fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd), Errno> {
     let (bottom, bytes) = stack.usable();
     let mut pidfd: i32 = -1;
     let arguments = CloneArgs {
@@ -145,10 +179,21 @@ pub fn start(launch: Launch, own: &Own<'_>, fds: &[OwnedFd; 4]) -> Result<Starte
         stack_size: bytes,
         ..CloneArgs::default()
     };
-    let argument = std::ptr::from_ref(&*plan).cast();
-    // SAFETY: stack and plan are returned in `Memory` and outlive the exec; `child` makes raw system calls only.
-    let pid = unsafe { raw::clone3(&arguments, child, argument) }.map_err(at_clone)?;
-    Ok(Started { pid, pidfd: adopt(pidfd), outcome, memory: Memory { _stack: stack, _plan: plan } })
+    let argument = std::ptr::from_ref(plan).cast();
+    let pid = if let Some(cgroup) = cgroup {
+        let arguments = arguments.into_cgroup(cgroup);
+        // SAFETY: stack and plan are returned in `Memory` and outlive the exec; `child` makes raw system calls only.
+        unsafe { raw::clone3(&arguments, child, argument) }?
+    } else {
+        // SAFETY: as above.
+        match unsafe { raw::clone3(&arguments, child, argument) } {
+            // Filters of containers that are older than it.
+            // SAFETY: as above.
+            Err(Errno::NOSYS | Errno::PERM) => unsafe { raw::clone(&arguments, child, argument) }?,
+            other => other?,
+        }
+    };
+    Ok((pid, adopt(pidfd)))
 }
 
 /// A system call of the child's that must succeed.
@@ -184,6 +229,9 @@ enum Never {}
 /// PDEATHSIG after anything that would clear it, signals last, so that nothing
 /// can interrupt before.
 fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
+    if plan.join >= 0 {
+        must(Stage::Cgroup, libc::SYS_write, [plan.join as usize, c"0".as_ptr() as usize, 1, 0, 0])?;
+    }
     must(Stage::Group, libc::SYS_setpgid, [0, plan.join_group as usize, 0, 0, 0])?;
     set_limits(plan)?;
     must(Stage::Umask, libc::SYS_umask, [plan.umask as usize, 0, 0, 0, 0])?;

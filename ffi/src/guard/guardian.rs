@@ -7,6 +7,7 @@
 //! - When the runtime is gone it lets every keeper have its grace, ends those that take longer, and leaves last.
 //! - No signal but SIGKILL ends it.
 
+use crate::guard::place::{Found, Place};
 use crate::guard::spare::{self, Birth};
 use crate::guard::table::Table;
 use crate::kernel::socket;
@@ -37,26 +38,38 @@ struct Guardian<'a> {
     escapees: bool,
     title: &'a Title,
     limits: Vec<(u64, u64)>,
+    /// Where the cgroups of the keepers' children go.
+    place: Found<'a>,
+}
+
+/// What guardian and watchdog both know of what the guardian guards.
+pub struct Guarded<'a> {
+    pub table: Table,
+    pub place: Found<'a>,
+    pub title: &'a Title,
 }
 
 /// The life of a guardian; never returns to the watchdog's code.
-pub fn main(requests: OwnedFd, runtime: OwnedFd, table: Table, title: &Title) -> ! {
+pub fn main(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> ! {
     let _ = rustix::thread::set_name(c"proton-guardian");
-    title.show("proton-guardian");
-    helper::exit(i32::from(live(requests, runtime, table, title).is_err()))
+    guarded.title.show("proton-guardian");
+    helper::exit(i32::from(live(requests, runtime, guarded).is_err()))
 }
 
-fn live(requests: OwnedFd, runtime: OwnedFd, table: Table, title: &Title) -> Result<(), Errno> {
+fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Errno> {
+    let Guarded { table, place, title } = guarded;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let [requests, runtime] = helper::keep_only([requests, runtime])?;
     let events = helper::child_events()?;
     let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    socket::send(&requests, &FromGuardian::Hello { abi: ABI }.encode(), &[own.as_fd()])?;
+    let base = place.map_or_else(|_| Vec::new(), |place| place.base.path.clone().into_bytes());
+    socket::send(&requests, &FromGuardian::Hello { abi: ABI, base }.encode(), &[own.as_fd()])?;
     drop(own);
     let (leashes, outbox) = (Vec::new(), VecDeque::new());
     let limits = crate::kernel::sys::host::rlimits();
+    let escapees = false;
     let guardian =
-        Guardian { requests, runtime, events, table, leashes, outbox, escapees: false, title, limits };
+        Guardian { requests, runtime, events, table, leashes, outbox, escapees, title, limits, place };
     guardian.run()
 }
 
@@ -130,8 +143,9 @@ impl Guardian<'_> {
             Err(errno) => Err((port, errno)),
             // `leash` is closed with all else that is not its own: what is left open would hide our death.
             Ok(Forked::Child) => {
-                let (title, limits, place) = (self.title, &self.limits[..], (self.table, at));
-                spare::main(Birth { port, leash: far, runtime, title, limits, place })
+                let (title, limits) = (self.title, &self.limits[..]);
+                let (seat, place) = ((self.table, at), self.place);
+                spare::main(Birth { port, leash: far, runtime, title, limits, seat, place })
             }
             Ok(Forked::Parent(pid)) => {
                 self.table.put(at, pid, id);
@@ -160,6 +174,7 @@ impl Guardian<'_> {
             if let Some(at) = self.table.find(ended.pid) {
                 if ended.wait != Wait::Code(0) {
                     lost.push(self.table.id(at));
+                    end_leaf(self.place, self.table.id(at));
                 }
                 self.table.clear(at);
                 self.leashes[at] = None;
@@ -169,8 +184,8 @@ impl Guardian<'_> {
         if !lost.is_empty() || self.escapees {
             let mut outcome = self.sweep(Instant::now() + SWEEP);
             for id in lost {
-                let survivors = outcome.survivors.len() as u32;
-                self.outbox.push_back(FromGuardian::Swept { id, killed: outcome.killed, survivors }.encode());
+                let Outcome { killed, survivors } = outcome.clone();
+                self.outbox.push_back(FromGuardian::Swept { id, killed, survivors }.encode());
                 outcome.killed = 0; // counted once where several ended together
             }
             self.flush();
@@ -198,14 +213,29 @@ impl Guardian<'_> {
     /// leashes tells one that cannot.
     fn leave(mut self) -> Result<(), Errno> {
         self.leashes.iter_mut().for_each(|leash| *leash = None);
-        outlive(self.table, &self.events)
+        outlive(self.table, self.place, &self.events)
+    }
+}
+
+/// Ends and removes the cgroup of a keeper that has not done so itself. A look, where there is none.
+fn end_leaf(place: Found, id: u32) {
+    if let Ok(Place { base, .. }) = place {
+        base.leaf(id).end(Instant::now() + SWEEP); // who outlives that outlives the sweep behind it, too, and is named
     }
 }
 
 /// Waits for every keeper in `table` to end within its allowance, ends those
 /// that do not, and kills everything else on sight. Returns when no child is
-/// left, or when nothing more can be done about it.
-pub fn outlive(table: Table, events: &OwnedFd) -> Result<(), Errno> {
+/// left, or when nothing more can be done about it. The last act is to remove the cgroup of all.
+pub fn outlive(table: Table, place: Found, events: &OwnedFd) -> Result<(), Errno> {
+    let result = outlive_keepers(table, place, events);
+    if let Ok(Place { base, .. }) = place {
+        base.whole().end(Instant::now() + SWEEP);
+    }
+    result
+}
+
+fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), Errno> {
     let begun = Instant::now();
     loop {
         let late = |at: usize| begun.elapsed() >= table.allowance(at);
@@ -218,6 +248,7 @@ pub fn outlive(table: Table, events: &OwnedFd) -> Result<(), Errno> {
         while matches!(rustix::io::read(events, &mut record), Ok(n) if n > 0) {}
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = table.find(ended.pid) {
+                end_leaf(place, table.id(at));
                 table.clear(at);
             }
             let _ = helper::wait(Whose::Pid(ended.pid), false);

@@ -11,10 +11,12 @@
 
 use crate::guard::child::{self, Memory, Own};
 use crate::guard::oom;
+use crate::guard::place::{Found, Why};
+use crate::kernel::cgroup::{Leaf, Way};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Ended, Whose};
 use crate::kernel::tree::{Outcome, Tree};
-use crate::kernel::wire::{Cause, Done, FromKeeper, Launch, Scope, Stage, ToKeeper, Wait};
+use crate::kernel::wire::{Cause, Done, FromKeeper, Lack, Launch, Scope, Stage, ToKeeper, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -60,6 +62,9 @@ pub struct Keeper {
     terms: Terms,
     pid: i32,
     own_group: bool,
+    /// The tree's own cgroup, until it is removed.
+    leaf: Option<Leaf>,
+    lack: Why,
     /// Readable once the child has ended; dropped then.
     pidfd: Option<OwnedFd>,
     /// Until the exec has succeeded or failed.
@@ -109,12 +114,29 @@ fn own(limits: &[(u64, u64)], mask_bytes: usize) -> Own<'_> {
     Own { limits, nice: host.nice, affinity: host.affinity, scheduler: host.scheduler, ioprio: host.ioprio }
 }
 
+/// The cgroup of a launch, made just now; or why there is none.
+fn make_leaf(wanted: bool, place: Found, id: u32) -> Result<(Leaf, Way), Why> {
+    if !wanted {
+        return Err((Lack::Unwanted, 0));
+    }
+    let place = place?;
+    let leaf = place.base.leaf(id);
+    match leaf.make() {
+        // A keeper before had this number, and its guardian has not removed its cgroup yet.
+        Err(Errno::EXIST) if leaf.end(Instant::now() + DEADLINE) => leaf.make(),
+        other => other,
+    }
+    .map_err(|errno| (Lack::Make, errno.raw_os_error()))?;
+    Ok((leaf, place.way))
+}
+
 impl Keeper {
-    /// Clones the child.
+    /// Clones the child. `place` is where its cgroup goes, by the keeper's number.
     pub fn start(
         launch: Launch,
         limits: &[(u64, u64)],
         fds: [OwnedFd; 4],
+        (place, id): (Found, u32),
         Links { port, leash, runtime, events }: Links,
     ) -> Result<Self, (OwnedFd, Stage, Errno)> {
         let terms = Terms {
@@ -130,7 +152,13 @@ impl Keeper {
         };
         let own = own(limits, launch.affinity.len());
         let started = Instant::now();
-        let child = match child::start(launch, &own, &fds) {
+        let made = make_leaf(launch.cgroup, place, id);
+        let home = made.as_ref().map(|(leaf, way)| (leaf, *way)).map_err(|why| *why);
+        let outcome = child::start(launch, &own, &fds, home);
+        let used = outcome.as_ref().is_ok_and(|child| child.lack.0 == Lack::Nothing);
+        let leaf =
+            made.ok().map(|(leaf, _)| leaf).filter(|leaf| used || !leaf.end(Instant::now() + DEADLINE));
+        let child = match outcome {
             Ok(child) => child,
             Err((stage, errno)) => return Err((port, stage, errno)),
         };
@@ -143,6 +171,8 @@ impl Keeper {
             terms,
             pid: child.pid,
             own_group,
+            leaf,
+            lack: child.lack,
             pidfd: Some(child.pidfd),
             starting: Some((child.outcome, child.memory)),
             lent,
@@ -270,10 +300,11 @@ impl Keeper {
                 poll(&mut waiting, Some(Instant::now() + Duration::from_millis(10)))?;
             }
             drop(memory);
+            self.remove_leaf();
             self.flush_outbox();
             helper::exit(0);
         }
-        self.tell(&FromKeeper::Started { pid: self.pid, own_group: self.own_group });
+        self.tell(&FromKeeper::Started { pid: self.pid, own_group: self.own_group, lack: self.lack });
         drop(memory);
         if self.lent {
             oom::lower();
@@ -420,6 +451,7 @@ impl Keeper {
     fn kill(&mut self) -> Result<Outcome, Errno> {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
         let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
+        self.kill_leaf(deadline);
         if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
             // ESRCH: the group is empty
@@ -432,6 +464,24 @@ impl Keeper {
         Ok(outcome)
     }
 
+    /// One write for all who are in the cgroup; the loop behind it finds who has left that. Zombies stay, for it to count.
+    fn kill_leaf(&self, until: Instant) {
+        let Some(leaf) = &self.leaf else { return };
+        let mut pause = Duration::from_micros(100);
+        // Refused where the child has made it threaded: then the loop alone has to do.
+        while leaf.kill().is_ok() && leaf.is_populated() == Ok(true) && Instant::now() < until {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
+        }
+    }
+
+    /// The cgroup goes with its tree. True where none is left.
+    fn remove_leaf(&mut self) -> bool {
+        let until = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
+        self.leaf = self.leaf.take().filter(|leaf| !leaf.end(until));
+        self.leaf.is_none()
+    }
+
     /// Nothing is left, or what is has been named: the record of how it all
     /// went. A keeper whose tree has ended by itself can keep another child;
     /// one that had to kill has changed its own priority.
@@ -439,7 +489,9 @@ impl Keeper {
         if self.wait.is_some() {
             helper::wait(Whose::Pid(self.pid), false)?;
         }
-        let again = by_itself && self.port.is_some() && self.leash.is_some();
+        // While somebody survives it is theirs.
+        let removed = outcome.survivors.is_empty() && self.remove_leaf();
+        let again = by_itself && removed && self.port.is_some() && self.leash.is_some();
         let usage = helper::take_usage();
         self.tell(&FromKeeper::Done(Done {
             wait: self.wait.unwrap_or(Wait::Lost),
@@ -469,6 +521,9 @@ impl Keeper {
         loop {
             self.flush_outbox();
             let left = survivors && helper::wait(Whose::Any, true).is_ok();
+            if survivors && !left {
+                self.remove_leaf();
+            }
             if self.outbox.is_empty() && !left {
                 return Ok(());
             }

@@ -8,6 +8,7 @@
 //! guardian.
 
 use crate::guard::keeper::{poll, said, Keeper, Links};
+use crate::guard::place::Found;
 use crate::guard::table::Table;
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Title};
@@ -29,7 +30,9 @@ pub struct Birth<'a> {
     /// The resource limits that helpers have.
     pub limits: &'a [(u64, u64)],
     /// Where the guardian has put it.
-    pub place: (Table, usize),
+    pub seat: (Table, usize),
+    /// Where the cgroups of its children go.
+    pub place: Found<'a>,
 }
 
 /// The life of a keeper; never returns to the guardian's code.
@@ -44,7 +47,7 @@ fn live(birth: Birth) -> Result<(), Errno> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let [port, leash, runtime] = helper::keep_only([birth.port, birth.leash, birth.runtime])?;
     let mut links = Links { port, leash, runtime, events: helper::child_events()? };
-    let (table, at) = birth.place;
+    let (table, at) = birth.seat;
     loop {
         let _ = rustix::thread::set_name(c"proton-spare");
         birth.title.show("proton-spare");
@@ -55,7 +58,8 @@ fn live(birth: Birth) -> Result<(), Errno> {
         let _ = rustix::thread::set_name(c"proton-keeper");
         birth.title.show("proton-keeper");
         table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
-        links = match Keeper::start(launch, birth.limits, fds, links) {
+        let place = (birth.place, table.id(at));
+        links = match Keeper::start(launch, birth.limits, fds, place, links) {
             Ok(keeper) => match keeper.run()? {
                 Some(links) => links,
                 None => return Ok(()),

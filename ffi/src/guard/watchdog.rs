@@ -6,8 +6,9 @@
 //! - If the guardian ends before its time, whatever it leaves behind is ended.
 //! - If the runtime is gone and the guardian does not leave in time, the guardian is ended.
 
-use crate::guard::guardian;
+use crate::guard::guardian::{self, Guarded};
 use crate::guard::oom;
+use crate::guard::place;
 use crate::guard::table::{Table, PATIENCE};
 use crate::kernel::sys::helper::{self, Forked, Title};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -40,8 +41,10 @@ fn live(title: &Title) -> Result<(), Errno> {
     raise_descriptor_limit();
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let table = Table::new()?;
+    let place = place::find(&runtime);
+    let place = place.as_ref().map_err(|why| *why);
     let guardian = match helper::fork()? {
-        Forked::Child => guardian::main(requests, runtime, table, title),
+        Forked::Child => guardian::main(requests, runtime, Guarded { table, place, title }),
         Forked::Parent(pid) => Pid::from_raw(pid).ok_or(Errno::CHILD)?,
     };
     title.show("proton-watchdog");
@@ -52,8 +55,9 @@ fn live(title: &Title) -> Result<(), Errno> {
         helper::keep_only([end, runtime, guardian])?
     };
     let events = helper::child_events()?;
+    place::sweep();
     watch(&end, &runtime, &guardian, table)?;
-    guardian::outlive(table, &events)
+    guardian::outlive(table, place, &events)
 }
 
 /// One leash per child and no other use: the helpers may have as many as they are allowed.

@@ -4,7 +4,7 @@
 //! (proc_pid_stat(5), proc_tid_children(5).) Whatever has just ended reads as
 //! absent, which is no error here.
 
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
@@ -16,6 +16,8 @@ pub struct Stat {
     pub state: u8,
     pub parent: i32,
     pub threads: u32,
+    /// Clock ticks from the boot to its start: with the pid, a name that is never used again.
+    pub started: u64,
 }
 
 impl Stat {
@@ -64,11 +66,20 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = *fields.next()?.first()?;
     let parent = number(fields.next()?)?;
     let threads = number(fields.nth(15)?)? as u32; // field 20; 5 is next
-    Some(Stat { comm, state, parent, threads })
+    let started = std::str::from_utf8(fields.nth(1)?).ok()?.trim().parse().ok()?; // field 22
+    Some(Stat { comm, state, parent, threads, started })
 }
 
 fn number(text: &[u8]) -> Option<i32> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+/// The process behind a pidfd; `None` once it has been reaped.
+pub fn pid_of(pidfd: impl AsFd) -> Option<i32> {
+    let mut text = Vec::new();
+    read(&format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()), &mut text).ok()?;
+    let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Pid:"));
+    line.and_then(number).filter(|&pid| pid > 0)
 }
 
 /// Who traces `pid`; 0 for nobody.
@@ -118,13 +129,13 @@ mod tests {
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
         let line = b"42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 3 0 100 0 0";
         let stat = parse_stat(line).expect("a stat line");
-        assert_eq!((stat.state, stat.parent, stat.threads), (b'S', 7, 3));
+        assert_eq!((stat.state, stat.parent, stat.threads, stat.started), (b'S', 7, 3, 100));
         assert!(stat.comm.starts_with(b"a) b (c\0"));
     }
 
     #[test]
     fn a_zombie_leader_with_living_threads_has_not_ended() {
-        let of = |state, threads| Stat { comm: [0; 16], state, parent: 1, threads };
+        let of = |state, threads| Stat { comm: [0; 16], state, parent: 1, threads, started: 1 };
         assert!(of(b'Z', 1).has_ended());
         assert!(!of(b'Z', 2).has_ended());
         assert!(!of(b'S', 1).has_ended());

@@ -30,7 +30,7 @@ pub struct Tree<'a> {
 }
 
 /// How an attempt to end everything went.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Processes that were reaped after dying of SIGKILL.
     pub killed: u32,

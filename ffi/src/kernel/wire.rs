@@ -8,7 +8,7 @@
 //! Little-endian; a blob is a `u32` length and that many bytes.
 
 /// The one number that both sides of every boundary must agree on.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Largest packet that is ever sent: far under what a SEQPACKET socket takes
 /// (212,960 bytes with the kernel's default `wmem_default`).
@@ -50,6 +50,7 @@ pub enum Stage {
     Signals = 18,
     Exec = 19,
     OomScoreAdj = 20,
+    Cgroup = 21,
 }
 
 /// What ended a tree. The numbers are part of the ABI.
@@ -92,6 +93,28 @@ pub enum Reason {
     Traced = 2,
 }
 
+/// Why a tree has no cgroup of its own. The numbers are part of the ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Lack {
+    /// It has one.
+    Nothing = 0,
+    /// `containment: { kill: "tree" }`.
+    Unwanted = 1,
+    /// No cgroup v2 hierarchy is mounted.
+    Unmounted = 2,
+    /// What is mounted does not show the runtime's own cgroup.
+    Outside = 3,
+    /// The runtime is in the root cgroup, which systemd rules here.
+    Reserved = 4,
+    /// None can be made below the runtime's own.
+    Make = 5,
+    /// No process gets into it.
+    Enter = 6,
+    /// `cgroup.kill` is refused, or ends nobody (before Linux 5.14).
+    Kill = 7,
+}
+
 macro_rules! from_number {
     ($t:ident: $($v:ident),+) => {
         impl $t {
@@ -103,8 +126,9 @@ macro_rules! from_number {
     };
 }
 from_number!(Stage: Spec, Library, Guardian, Keeper, Cwd, Program, Stdio, Clone, Group, Rlimit, Umask, Nice,
-    Affinity, Scheduler, Ioprio, Chdir, Pdeathsig, Fds, Signals, Exec, OomScoreAdj);
+    Affinity, Scheduler, Ioprio, Chdir, Pdeathsig, Fds, Signals, Exec, OomScoreAdj, Cgroup);
 from_number!(Cause: Exit, Close, Timeout, Abort, Owner, Oom, Limit, Guardian);
+from_number!(Lack: Nothing, Unwanted, Unmounted, Outside, Reserved, Make, Enter, Kill);
 from_number!(Scope: Child, Group, Tree);
 from_number!(Reason: NotPermitted, Uninterruptible, Traced);
 
@@ -142,12 +166,13 @@ pub enum ToGuardian {
 }
 
 /// What the guardian tells the runtime.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromGuardian {
-    /// First message; the guardian's own pidfd comes along (one fd).
-    Hello { abi: u32 },
+    /// First message; the guardian's own pidfd comes along (one fd). `base` is the cgroup below which the
+    /// keepers' stand, by number; empty where there is none.
+    Hello { abi: u32, base: Vec<u8> },
     /// Keeper `id` ended without an end of its own; its tree has been swept.
-    Swept { id: u32, killed: u32, survivors: u32 },
+    Swept { id: u32, killed: u32, survivors: Vec<Survivor> },
 }
 
 /// What the runtime tells a keeper after the launch record.
@@ -174,6 +199,8 @@ pub enum FromKeeper {
     Started {
         pid: i32,
         own_group: bool,
+        /// Why it is in no cgroup of its own, and the error that says so, 0 where there was none.
+        lack: (Lack, i32),
     },
     Failed {
         stage: Stage,
@@ -213,6 +240,8 @@ pub struct Launch {
     pub kill_on_owner_death: bool,
     /// At least one of stdout and stderr is a pipe to the runtime.
     pub output_piped: bool,
+    /// In a cgroup of its own, where one is to be had.
+    pub cgroup: bool,
     /// Join this process group (the runtime's, in a terminal's foreground) instead of leading one.
     pub join_group: Option<i32>,
     pub umask: u32,
@@ -366,31 +395,36 @@ impl Survivor {
     }
 }
 
+/// The first of them, as many as a record names.
+fn put_survivors<'a>(w: &'a mut Writer, survivors: &[Survivor]) -> &'a mut Writer {
+    let named = &survivors[..survivors.len().min(SURVIVORS_MAX)];
+    w.u32(named.len() as u32);
+    named.iter().for_each(|s| s.put(w));
+    w
+}
+
+fn take_survivors(r: &mut Reader) -> Result<Vec<Survivor>, Malformed> {
+    let n = r.count(28)?;
+    if n > SURVIVORS_MAX {
+        return Err(Malformed);
+    }
+    (0..n).map(|_| Survivor::take(r)).collect()
+}
+
 impl Done {
     fn put(&self, w: &mut Writer) {
         self.wait.put(w);
         w.u32(self.cause as u32).u32(self.killed);
         w.u64(self.wall_us).u64(self.user_us).u64(self.system_us).u64(self.max_rss_bytes);
         w.u32(u32::from(self.again));
-        let named = &self.survivors[..self.survivors.len().min(SURVIVORS_MAX)];
-        w.u32(named.len() as u32);
-        named.iter().for_each(|s| s.put(w));
+        put_survivors(w, &self.survivors);
     }
 
     fn take(r: &mut Reader) -> Result<Self, Malformed> {
         let wait = Wait::take(r)?;
         let (cause, killed) = (Cause::from_number(r.u32()?)?, r.u32()?);
         let (wall_us, user_us, system_us, max_rss_bytes) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
-        let again = match r.u32()? {
-            0 => false,
-            1 => true,
-            _ => return Err(Malformed),
-        };
-        let n = r.count(28)?;
-        if n > SURVIVORS_MAX {
-            return Err(Malformed);
-        }
-        let survivors = (0..n).map(|_| Survivor::take(r)).collect::<Result<_, _>>()?;
+        let (again, survivors) = (r.flag()?, take_survivors(r)?);
         Ok(Done { wait, cause, killed, wall_us, user_us, system_us, max_rss_bytes, again, survivors })
     }
 }
@@ -419,9 +453,11 @@ impl ToGuardian {
 impl FromGuardian {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
-        match *self {
-            FromGuardian::Hello { abi } => w.u32(1).u32(abi),
-            FromGuardian::Swept { id, killed, survivors } => w.u32(2).u32(id).u32(killed).u32(survivors),
+        match self {
+            FromGuardian::Hello { abi, base } => w.u32(1).u32(*abi).blob(base),
+            FromGuardian::Swept { id, killed, survivors } => {
+                put_survivors(w.u32(2).u32(*id).u32(*killed), survivors)
+            }
         };
         w.done()
     }
@@ -429,8 +465,8 @@ impl FromGuardian {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let record = match r.u32()? {
-            1 => FromGuardian::Hello { abi: r.u32()? },
-            2 => FromGuardian::Swept { id: r.u32()?, killed: r.u32()?, survivors: r.u32()? },
+            1 => FromGuardian::Hello { abi: r.u32()?, base: r.text()? },
+            2 => FromGuardian::Swept { id: r.u32()?, killed: r.u32()?, survivors: take_survivors(&mut r)? },
             _ => return Err(Malformed),
         };
         r.end().map(|()| record)
@@ -470,8 +506,8 @@ impl FromKeeper {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         match self {
-            FromKeeper::Started { pid, own_group } => {
-                w.u32(1).i32(*pid).u32(u32::from(*own_group));
+            FromKeeper::Started { pid, own_group, lack: (lack, errno) } => {
+                w.u32(1).i32(*pid).u32(u32::from(*own_group)).u32(*lack as u32).i32(*errno);
             }
             FromKeeper::Failed { stage, errno } => {
                 w.u32(2).u32(*stage as u32).i32(*errno);
@@ -494,7 +530,11 @@ impl FromKeeper {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
         let record = match r.u32()? {
-            1 => FromKeeper::Started { pid: r.i32()?, own_group: r.flag()? },
+            1 => FromKeeper::Started {
+                pid: r.i32()?,
+                own_group: r.flag()?,
+                lack: (Lack::from_number(r.u32()?)?, r.i32()?),
+            },
             2 => FromKeeper::Failed { stage: Stage::from_number(r.u32()?)?, errno: r.i32()? },
             3 => FromKeeper::Exited { wait: Wait::take(&mut r)? },
             4 => FromKeeper::Signalled { errno: r.i32()? },
@@ -517,7 +557,9 @@ impl Launch {
             });
         }
         w.u32(self.grace_ms).u32(self.flush_ms).u32(self.timeout_ms.unwrap_or(u32::MAX));
-        w.u32(u32::from(self.kill_on_owner_death)).u32(u32::from(self.output_piped));
+        w.u32(u32::from(self.kill_on_owner_death))
+            .u32(u32::from(self.output_piped))
+            .u32(u32::from(self.cgroup));
         w.i32(self.join_group.unwrap_or(0)).u32(self.umask);
         w.u32(self.rlimits.len() as u32);
         self.rlimits.iter().for_each(|&(soft, hard)| {
@@ -540,7 +582,7 @@ impl Launch {
         };
         let (argv, env) = (list()?, list()?);
         let (grace_ms, flush_ms, timeout) = (r.u32()?, r.u32()?, r.u32()?);
-        let (kill_on_owner_death, output_piped) = (r.flag()?, r.flag()?);
+        let (kill_on_owner_death, output_piped, cgroup) = (r.flag()?, r.flag()?, r.flag()?);
         let (group, umask) = (r.i32()?, r.u32()?);
         let n = r.count(16)?;
         let rlimits = (0..n).map(|_| Ok((r.u64()?, r.u64()?))).collect::<Result<_, _>>()?;
@@ -559,6 +601,7 @@ impl Launch {
             timeout_ms,
             kill_on_owner_death,
             output_piped,
+            cgroup,
             join_group,
             umask,
             rlimits,
@@ -627,6 +670,8 @@ pub enum Stdio {
 pub struct Spec {
     pub clear_env: bool,
     pub kill_on_owner_death: bool,
+    /// `containment: { kill: "tree" }`.
+    pub no_cgroup: bool,
     pub grace_ms: u32,
     pub flush_ms: u32,
     pub timeout_ms: Option<u32>,
@@ -640,8 +685,8 @@ pub struct Spec {
     pub view: Option<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
-/// clearEnv, onOwnerDeath "kill", a view follows.
-const ALL_SPEC_FLAGS: u32 = 1 | 2 | 4;
+/// clearEnv, onOwnerDeath "kill", a view follows, no cgroup.
+const ALL_SPEC_FLAGS: u32 = 1 | 2 | 4 | 8;
 
 impl Spec {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
@@ -680,6 +725,7 @@ impl Spec {
         Ok(Spec {
             clear_env: flags & 1 != 0,
             kill_on_owner_death: flags & 2 != 0,
+            no_cgroup: flags & 8 != 0,
             grace_ms,
             flush_ms,
             timeout_ms: (timeout != u32::MAX).then_some(timeout),

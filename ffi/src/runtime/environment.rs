@@ -152,6 +152,7 @@ mod tests {
         Spec {
             clear_env: false,
             kill_on_owner_death: false,
+            no_cgroup: false,
             grace_ms: 0,
             flush_ms: 0,
             timeout_ms: None,

@@ -78,6 +78,7 @@ fn record(spec: Spec, path: Vec<u8>, env: Vec<Vec<u8>>, inherited: Inherited) ->
         timeout_ms: spec.timeout_ms,
         kill_on_owner_death: spec.kill_on_owner_death,
         output_piped: spec.stdio[1..].contains(&Stdio::Piped),
+        cgroup: !spec.no_cgroup,
         join_group: inherited.foreground_group,
         umask: inherited.umask,
         rlimits: inherited.rlimits,

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! A watchdog and its guardian, as the runtime sees them, and how they are started.
 
+use crate::kernel::cgroup::Base;
 use crate::kernel::socket;
 use crate::kernel::sys::host;
 use crate::kernel::wire::Stage;
@@ -16,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 pub struct Pair {
@@ -28,6 +29,8 @@ pub struct Pair {
     pub watch: Mutex<Option<OwnedFd>>,
     pub watchdog: OwnedFd,
     pub guardian: Mutex<Option<OwnedFd>>,
+    /// Below which its ports' cgroups stand, where they have any.
+    pub base: OnceLock<Base>,
     pub watchdog_gone: AtomicBool,
     pub guardian_gone: AtomicBool,
     /// New ports go here.
@@ -149,11 +152,19 @@ impl Pair {
             watch: Mutex::new(Some(watch)),
             watchdog: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
             guardian: Mutex::new(None),
+            base: OnceLock::new(),
             watchdog_gone: AtomicBool::new(false),
             guardian_gone: AtomicBool::new(false),
             current: AtomicBool::new(true),
             ports: AtomicUsize::new(0),
         })
+    }
+}
+
+impl Pair {
+    /// Neither of the two is there any more.
+    pub fn is_gone(&self) -> bool {
+        self.watchdog_gone.load(Ordering::Acquire) && self.guardian_gone.load(Ordering::Acquire)
     }
 }
 

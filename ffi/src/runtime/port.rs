@@ -4,7 +4,8 @@
 //! is known of it, and the isolate that is to hear of it.
 
 use crate::kernel::socket;
-use crate::kernel::wire::{Cause, Done, Stage, Survivor, ToKeeper, Wait, Writer};
+use crate::kernel::tree::Outcome;
+use crate::kernel::wire::{Cause, Done, Lack, Stage, Survivor, ToKeeper, Wait, Writer};
 use crate::runtime::pipe::End;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -135,6 +136,8 @@ pub struct State {
     pub started: bool,
     pub pid: i32,
     pub own_group: bool,
+    /// Why it is in no cgroup of its own, known once it has started.
+    pub lack: Option<(Lack, i32)>,
     pub failure: Option<(Stage, Errno)>,
     pub wait: Option<Wait>,
     pub done: Option<Done>,
@@ -145,7 +148,7 @@ pub struct State {
     /// The keeper's socket has ended without its last word.
     pub orphaned: bool,
     /// The guardian's word on such a keeper's tree.
-    pub swept: Option<(u32, u32)>,
+    pub swept: Option<Outcome>,
     pub end_asked: bool,
 }
 
@@ -249,7 +252,8 @@ impl Port {
         w.u32(done.map_or(0, |d| d.killed));
         w.f64(micros(done.map(|d| d.wall_us))).f64(micros(done.map(|d| d.user_us)));
         w.f64(micros(done.map(|d| d.system_us))).f64(done.map_or(0.0, |d| d.max_rss_bytes as f64));
-        w.u32(guards);
+        let (lack, errno) = state.lack.unwrap_or((Lack::Unwanted, 0));
+        w.u32(guards).u32(lack as u32).i32(errno);
         let survivors: &[Survivor] = done.map_or(&[], |d| &d.survivors);
         w.u32(survivors.len() as u32);
         survivors.iter().for_each(|s| s.put(&mut w));

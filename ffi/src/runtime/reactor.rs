@@ -7,15 +7,18 @@
 //! time; once the child has exited and left others behind it is watched for its
 //! end as well, so that the keeper can be told when nobody holds it any more.
 
+use crate::kernel::cgroup::Base;
 use crate::kernel::socket;
 use crate::kernel::sys::host;
+use crate::kernel::tree::Outcome;
 use crate::kernel::wire::{
-    Cause, Done, FromGuardian, FromKeeper, Stage, ToGuardian, ToKeeper, Wait, ABI, PACKET,
+    Cause, Done, FromGuardian, FromKeeper, Lack, Stage, ToGuardian, ToKeeper, Wait, ABI, PACKET,
 };
 use crate::runtime::environment::Program;
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, ready, Env, Port, State, Stdio, Terms, Wake, DONE, SIGNALLED, STARTED};
+use crate::runtime::remains::Remains;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
@@ -78,6 +81,7 @@ pub struct Reactor {
     /// Held while a pair is looked for and started.
     pub starting: Mutex<()>,
     deadlines: Mutex<BinaryHeap<Reverse<(Instant, i32)>>>,
+    remains: Remains,
     next: AtomicU32,
 }
 
@@ -109,6 +113,7 @@ impl Reactor {
             shared: Mutex::default(),
             starting: Mutex::default(),
             deadlines: Mutex::default(),
+            remains: Remains::default(),
             next: AtomicU32::new(1),
         };
         epoll::add(&reactor.epoll, &reactor.poke, token(Topic::Poke, 0, 0), EventFlags::IN)?;
@@ -420,6 +425,7 @@ impl Reactor {
                 self.handle(*event, &mut buffer);
             }
             self.deadlines_up();
+            self.end_remains();
         }
     }
 
@@ -525,8 +531,8 @@ impl Reactor {
     fn keeper_says(&self, port: &Arc<Port>, message: FromKeeper) {
         let mut state = lock(&port.state);
         let bits = match message {
-            FromKeeper::Started { pid, own_group } => {
-                (state.started, state.pid, state.own_group) = (true, pid, own_group);
+            FromKeeper::Started { pid, own_group, lack } => {
+                (state.started, state.pid, state.own_group, state.lack) = (true, pid, own_group, Some(lack));
                 STARTED
             }
             FromKeeper::Exited { wait } => {
@@ -563,31 +569,40 @@ impl Reactor {
     /// Ends a port whose keeper is lost, once its tree is known to be gone.
     fn resolve_orphan(&self, port: &Arc<Port>) {
         let pair = lock(&self.shared).pairs.get(&port.pair).cloned();
-        let alone = pair.is_none_or(|pair| {
-            pair.watchdog_gone.load(Ordering::Acquire) && pair.guardian_gone.load(Ordering::Acquire)
-        });
-        let state = lock(&port.state);
-        let swept = state.swept.or(alone.then_some((0, 0)));
-        let (true, Some((killed, _))) = (state.orphaned && state.done.is_none(), swept) else { return };
+        let mut state = lock(&port.state);
+        if !state.orphaned || state.done.is_some() || state.failure.is_some() {
+            return;
+        }
+        if state.swept.is_none() && pair.as_ref().is_none_or(|pair| pair.is_gone()) {
+            // Nobody else is left who could end its tree: where it has a cgroup, we do.
+            let inside = state.lack.is_none_or(|(lack, _)| lack == Lack::Nothing);
+            let base = pair.as_ref().and_then(|pair| pair.base.get()).filter(|_| inside);
+            if let Some(leaf) = base.map(|base| base.leaf(port.keeper_id)) {
+                drop(state);
+                return self.remains.add(leaf, Some(port.clone()));
+            }
+            state.swept = Some(Outcome::default());
+        }
+        let Some(Outcome { killed, survivors }) = state.swept.clone() else { return };
         let (wait, cause) = (state.wait.unwrap_or(Wait::Lost), state.cause.unwrap_or(Cause::Guardian));
         let started = state.started;
         drop(state);
-        let done = Done {
-            wait,
-            cause,
-            killed,
-            wall_us: 0,
-            user_us: 0,
-            system_us: 0,
-            max_rss_bytes: 0,
-            again: false,
-            survivors: vec![],
-        };
+        let (wall_us, user_us, system_us, max_rss_bytes) = (0, 0, 0, 0);
+        let again = false;
+        let done = Done { wait, cause, killed, wall_us, user_us, system_us, max_rss_bytes, again, survivors };
         let learn = |state: &mut State| match started {
             true => state.done = Some(done),
             false => state.failure = Some((Stage::Keeper, Errno::CHILD)),
         };
         self.over(port, learn, false);
+    }
+
+    /// Ends cgroups that nobody else is left to end, a step at each turn of the loop.
+    fn end_remains(&self) {
+        for (port, outcome) in self.remains.step() {
+            lock(&port.state).swept = Some(outcome);
+            self.resolve_orphan(&port);
+        }
     }
 
     /// The last thing that is ever learnt of a port. Its keeper may be there for another one.
@@ -620,6 +635,19 @@ impl Reactor {
         let Some(pair) = found else { return };
         if pair.ports.fetch_sub(1, Ordering::AcqRel) == 1 && !pair.current.load(Ordering::Acquire) {
             self.dismiss(&pair);
+            self.bury(&pair);
+        }
+    }
+
+    /// Forgets a pair whose helpers and ports are gone, and removes what helpers that were killed could not.
+    fn bury(&self, pair: &Pair) {
+        if !pair.is_gone() || pair.ports.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let first = lock(&self.shared).pairs.remove(&pair.id).is_some();
+        if let (true, Some(base)) = (first, pair.base.get()) {
+            self.remains.add(base.whole(), None);
+            let _ = rustix::io::write(&self.poke, &1_u64.to_ne_bytes()); // EAGAIN: poked already
         }
     }
 
@@ -664,18 +692,25 @@ impl Reactor {
                 return self.guardian_silent(pair);
             };
             match FromGuardian::decode(&buffer[..packet.len]) {
-                Ok(FromGuardian::Hello { abi: ABI }) => *lock(&pair.guardian) = packet.fds.into_iter().next(),
-                Ok(FromGuardian::Swept { id, killed, survivors }) => self.swept(id, killed, survivors),
+                Ok(FromGuardian::Hello { abi: ABI, base }) => {
+                    *lock(&pair.guardian) = packet.fds.into_iter().next();
+                    // Not UTF-8 is not ours: a hierarchy is mounted where the guardian cannot name it.
+                    let path = String::from_utf8(base).ok().filter(|path| !path.is_empty());
+                    path.map(|path| pair.base.set(Base { path }));
+                }
+                Ok(FromGuardian::Swept { id, killed, survivors }) => {
+                    self.swept(id, Outcome { killed, survivors });
+                }
                 _ => return self.guardian_silent(pair),
             }
         }
     }
 
-    fn swept(&self, id: u32, killed: u32, survivors: u32) {
+    fn swept(&self, id: u32, outcome: Outcome) {
         let of_it = |port: &&Arc<Port>| port.keeper_id == id && !port.is_over();
         let found = lock(&self.shared).ports.iter().find(of_it).cloned();
         let Some(port) = found else { return };
-        lock(&port.state).swept = Some((killed, survivors));
+        lock(&port.state).swept = Some(outcome);
         self.resolve_orphan(&port);
     }
 
@@ -703,18 +738,16 @@ impl Reactor {
     /// Ports whose keepers are silent end when both helpers are gone; so does the pair, with its last port.
     fn settle(&self, pair: &Arc<Pair>) {
         self.abandon_spares(|port| port.pair == pair.id);
-        let mut shared = lock(&self.shared);
-        let gone = pair.watchdog_gone.load(Ordering::Acquire) && pair.guardian_gone.load(Ordering::Acquire);
+        let shared = lock(&self.shared);
         let ports: Vec<_> = shared.ports.iter().filter(|port| port.pair == pair.id).cloned().collect();
-        if gone && pair.ports.load(Ordering::Acquire) == 0 {
-            shared.pairs.remove(&pair.id);
-        }
         drop(shared);
         ports.iter().for_each(|port| self.resolve_orphan(port));
+        self.bury(pair);
     }
 
     fn pause(&self) -> Option<Timespec> {
-        let first = lock(&self.deadlines).peek().map(|Reverse((at, _))| *at);
+        let deadline = lock(&self.deadlines).peek().map(|Reverse((at, _))| *at);
+        let first = [deadline, self.remains.next()].into_iter().flatten().min();
         first.and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok())
     }
 

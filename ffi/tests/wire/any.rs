@@ -4,8 +4,8 @@
 
 use crate::record::Record;
 use proton_stream::kernel::wire::{
-    Cause, Done, FromGuardian, FromKeeper, Launch, Reason, Scheduler, Scope, Spec, Stage, Stdio, Survivor,
-    ToGuardian, ToKeeper, Wait,
+    Cause, Done, FromGuardian, FromKeeper, Lack, Launch, Reason, Scheduler, Scope, Spec, Stage, Stdio,
+    Survivor, ToGuardian, ToKeeper, Wait,
 };
 
 /// Marsaglia's xorshift with a multiplication behind it: no good for secrets, good enough for tests.
@@ -110,8 +110,12 @@ impl Any for ToGuardian {
 impl Any for FromGuardian {
     fn any(random: &mut Random) -> Self {
         match random.below(2) {
-            0 => FromGuardian::Hello { abi: random.u32() },
-            _ => FromGuardian::Swept { id: random.u32(), killed: random.u32(), survivors: random.u32() },
+            0 => FromGuardian::Hello { abi: random.u32(), base: random.text(9) },
+            _ => FromGuardian::Swept {
+                id: random.u32(),
+                killed: random.u32(),
+                survivors: random.list(4, survivor),
+            },
         }
     }
 }
@@ -133,7 +137,11 @@ impl Any for ToKeeper {
 impl Any for FromKeeper {
     fn any(random: &mut Random) -> Self {
         match random.below(5) {
-            0 => FromKeeper::Started { pid: random.i32(), own_group: random.one_in(2) },
+            0 => FromKeeper::Started {
+                pid: random.i32(),
+                own_group: random.one_in(2),
+                lack: (random.of(&all(Lack::from_number)), random.i32()),
+            },
             1 => FromKeeper::Failed { stage: random.of(&all(Stage::from_number)), errno: random.i32() },
             2 => FromKeeper::Exited { wait: wait(random) },
             3 => FromKeeper::Signalled { errno: random.i32() },
@@ -184,6 +192,7 @@ impl Any for Launch {
             timeout_ms: random.limit(),
             kill_on_owner_death: random.one_in(2),
             output_piped: random.one_in(2),
+            cgroup: random.one_in(2),
             join_group: Some(random.i32()).filter(|&group| group != 0),
             umask: random.u32(),
             rlimits: random.list(3, |random| (random.u64(), random.u64())),
@@ -202,6 +211,7 @@ impl Any for Spec {
         Spec {
             clear_env: random.one_in(2),
             kill_on_owner_death: random.one_in(2),
+            no_cgroup: random.one_in(2),
             grace_ms: random.u32(),
             flush_ms: random.u32(),
             timeout_ms: random.limit(),

@@ -59,8 +59,8 @@ impl Record for Spec {
 }
 
 fn flags(spec: &Spec) -> u32 {
-    let view = spec.view.is_some();
-    u32::from(spec.clear_env) | u32::from(spec.kill_on_owner_death) << 1 | u32::from(view) << 2
+    let all = [spec.clear_env, spec.kill_on_owner_death, spec.view.is_some(), spec.no_cgroup];
+    all.iter().enumerate().map(|(bit, &on)| u32::from(on) << bit).sum()
 }
 
 fn stdio(mode: Stdio) -> u8 {

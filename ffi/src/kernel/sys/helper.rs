@@ -2,8 +2,9 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! Raw calls of the helper processes, which have one thread each.
 
+use crate::kernel::sys::raw::{self, CloneArgs};
 use crate::kernel::wire::Wait;
-use rustix::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -90,6 +91,33 @@ pub fn fork() -> Result<Forked, Errno> {
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid)),
     }
+}
+
+/// A copy of this process that only waits, and ends with its parent: to see
+/// whether a process gets into `cgroup`, and how it is ended there.
+pub fn sleeper(cgroup: BorrowedFd<'_>) -> Result<(i32, OwnedFd), Errno> {
+    let mut pidfd: c_int = -1;
+    let arguments = CloneArgs {
+        flags: libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    let arguments = arguments.into_cgroup(cgroup);
+    // SAFETY: the child has a copy of this memory to itself; `sleep` makes raw system calls only.
+    let pid = unsafe { raw::clone3(&arguments, sleep, std::ptr::null()) }?;
+    Ok((pid, adopt(pidfd)))
+}
+
+extern "C" fn sleep(_: *const ()) -> ! {
+    let (option, signal) = (libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize);
+    // SAFETY: integers only.
+    unsafe { raw::syscall(libc::SYS_prctl, [option, signal, 0, 0, 0]) };
+    // A parent that ended before that has left us to somebody else: a minute is the most.
+    let minute = libc::timespec { tv_sec: 60, tv_nsec: 0 };
+    // SAFETY: `minute` outlives the call; the rest of the time is not asked for.
+    unsafe { raw::syscall(libc::SYS_nanosleep, [&raw const minute as usize, 0, 0, 0, 0]) };
+    exit(0)
 }
 
 /// Ends this process at once: no destructor, no exit handler of a copied host.

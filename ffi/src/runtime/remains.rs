@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! Cgroups whose watchdog and guardian were killed, and a keeper with them:
+//! only the runtime is left to end what lives in them. The reactor takes a step
+//! at a time and never waits for one.
+
+use crate::kernel::cgroup::Leaf;
+use crate::kernel::procfs;
+use crate::kernel::tree::Outcome;
+use crate::kernel::wire::{Reason, Survivor, SURVIVORS_MAX};
+use crate::runtime::port::{lock, Port};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long each is fought for.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Between two steps.
+const PAUSE: Duration = Duration::from_millis(2);
+
+struct Remain {
+    leaf: Leaf,
+    /// Whose tree it is; none where it is the empty directory of all.
+    port: Option<Arc<Port>>,
+    until: Instant,
+    /// How many lived in it when it came here.
+    killed: u32,
+}
+
+#[derive(Default)]
+pub struct Remains(Mutex<Vec<Remain>>);
+
+impl Remains {
+    /// Once for each port.
+    pub fn add(&self, leaf: Leaf, port: Option<Arc<Port>>) {
+        let mut all = lock(&self.0);
+        let same = |remain: &Remain| remain.leaf == leaf;
+        if !all.iter().any(same) {
+            let killed = leaf.members().len() as u32;
+            all.push(Remain { leaf, port, until: Instant::now() + DEADLINE, killed });
+        }
+    }
+
+    /// When the next step is due.
+    pub fn next(&self) -> Option<Instant> {
+        (!lock(&self.0).is_empty()).then(|| Instant::now() + PAUSE)
+    }
+
+    /// Kills and removes. The ports whose trees have ended, or were given up with the survivors named.
+    pub fn step(&self) -> Vec<(Arc<Port>, Outcome)> {
+        let now = Instant::now();
+        let mut over = Vec::new();
+        lock(&self.0).retain(|remain| {
+            let gone = remain.leaf.end(now);
+            if !gone && now < remain.until {
+                return true;
+            }
+            if let Some(port) = &remain.port {
+                let survivors = if gone { Vec::new() } else { survivors(&remain.leaf) };
+                over.push((port.clone(), Outcome { killed: remain.killed, survivors }));
+            }
+            false
+        });
+        over
+    }
+}
+
+/// They have been sent SIGKILL, which nobody may refuse: what is left cannot be interrupted.
+fn survivors(leaf: &Leaf) -> Vec<Survivor> {
+    let named = leaf.members().into_iter().take(SURVIVORS_MAX).map(|pid| {
+        let comm = procfs::stat(pid).map_or([0; 16], |stat| stat.comm);
+        Survivor { pid, reason: Reason::Uninterruptible, tracer: 0, comm }
+    });
+    named.collect()
+}
