@@ -145,7 +145,7 @@ impl Guardian<'_> {
             Ok(Forked::Child) => {
                 let (title, limits) = (self.title, &self.limits[..]);
                 let (seat, place) = ((self.table, at), self.place);
-                spare::main(Birth { port, leash: far, runtime, title, limits, seat, place })
+                spare::main(Birth { id, port, leash: far, runtime, title, limits, seat, place })
             }
             Ok(Forked::Parent(pid)) => {
                 self.table.put(at, pid, id);

@@ -20,6 +20,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// What a keeper is born with.
 pub struct Birth<'a> {
+    /// Its number. (The guardian may not have written it into the table yet.)
+    pub id: u32,
     /// To the runtime's reactor.
     pub port: OwnedFd,
     /// The guardian holds the other end and never writes.
@@ -58,7 +60,7 @@ fn live(birth: Birth) -> Result<(), Errno> {
         let _ = rustix::thread::set_name(c"proton-keeper");
         birth.title.show("proton-keeper");
         table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
-        let place = (birth.place, table.id(at));
+        let place = (birth.place, birth.id);
         links = match Keeper::start(launch, birth.limits, fds, place, links) {
             Ok(keeper) => match keeper.run()? {
                 Some(links) => links,
