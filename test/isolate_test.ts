@@ -45,7 +45,7 @@ class FakeDoor implements Door {
     batch.flat().forEach((n, i) => view.setUint32(4 * i, n, true));
     return batch.length;
   };
-  ps_report = (_env: number, _port: number, _out: Uint8Array) => this.result.ps_report ?? 72;
+  ps_report = (_env: number, _port: number, _out: Uint8Array) => this.result.ps_report ?? 80;
   ps_read = () => this.result.ps_read ?? 0;
   ps_write = (_env: number, _port: number, bytes: Uint8Array) => {
     assert(bytes.length > 0, "an empty buffer crossed the boundary");
