@@ -61,9 +61,11 @@ fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Err
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let [requests, runtime] = helper::keep_only([requests, runtime])?;
     let events = helper::child_events()?;
-    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    // By it the runtime reaps us, should we become its child. Refused, as some filters do, that is left undone.
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok();
     let base = place.map_or_else(|_| Vec::new(), |place| place.base.path.clone().into_bytes());
-    socket::send(&requests, &FromGuardian::Hello { abi: ABI, base }.encode(), &[own.as_fd()])?;
+    let fds: Vec<_> = own.iter().map(AsFd::as_fd).collect();
+    socket::send(&requests, &FromGuardian::Hello { abi: ABI, base }.encode(), &fds)?;
     drop(own);
     let (leashes, outbox) = (Vec::new(), VecDeque::new());
     let limits = crate::kernel::sys::host::rlimits();
@@ -167,8 +169,7 @@ impl Guardian<'_> {
 
     /// Reaps keepers; sweeps what those have left that did not end by themselves.
     fn reap(&mut self) {
-        let mut record = [0; 512];
-        while matches!(rustix::io::read(&self.events, &mut record), Ok(n) if n > 0) {}
+        helper::drain_events(&self.events);
         let mut lost = Vec::new();
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = self.table.find(ended.pid) {
@@ -244,8 +245,7 @@ fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), E
                 let _ = rustix::process::kill_process(pid, Signal::KILL); // our unreaped child
             }
         }
-        let mut record = [0; 512];
-        while matches!(rustix::io::read(events, &mut record), Ok(n) if n > 0) {}
+        helper::drain_events(events);
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = table.find(ended.pid) {
                 end_leaf(place, table.id(at));

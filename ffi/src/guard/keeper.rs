@@ -262,7 +262,7 @@ impl Keeper {
             self.child_exited();
         }
         if events {
-            self.drain_events();
+            helper::drain_events(&self.events);
             // Orphans that were adopted while the child lives must not pile up as zombies.
             self.tree().reap();
         }
@@ -274,11 +274,6 @@ impl Keeper {
             self.end(Cause::Guardian, self.owner_grace());
         }
         Ok(())
-    }
-
-    fn drain_events(&self) {
-        let mut record = [0; 512];
-        while matches!(rustix::io::read(&self.events, &mut record), Ok(n) if n > 0) {}
     }
 
     /// The error pipe has spoken: eight bytes are a failure, none are a program that runs.
@@ -545,7 +540,7 @@ impl Keeper {
                 self.port = None;
                 self.outbox.clear();
             }
-            self.drain_events();
+            helper::drain_events(&self.events);
             if left {
                 Tree { spare: &|_| false, hold: None }.end(Instant::now() + Duration::from_millis(100));
             }

@@ -39,6 +39,9 @@ const PREFIX: &str = "proton-";
 
 /// The place of the runtime behind `runtime`, its pidfd. Made, tried with a process, and empty again.
 pub fn find(runtime: impl AsFd) -> Result<Place, Why> {
+    // Where the runtime could have no pidfd of its own, it is the watchdog's parent.
+    let runtime = procfs::pid_of(runtime)
+        .unwrap_or_else(|| rustix::process::getppid().map_or(-1, |pid| pid.as_raw_nonzero().get()));
     let own = cgroup::own().map_err(|absent| match absent {
         Absent::Unmounted => (Lack::Unmounted, 0),
         Absent::Outside => (Lack::Outside, 0),
@@ -135,8 +138,7 @@ struct Owner {
 }
 
 impl Owner {
-    fn of(pidfd: impl AsFd) -> Option<Owner> {
-        let pid = procfs::pid_of(pidfd)?;
+    fn of(pid: i32) -> Option<Owner> {
         Some(Owner { pid, started: procfs::stat(pid)?.started, boot: boot()?, namespace: namespace()? })
     }
 
@@ -210,9 +212,7 @@ mod tests {
     use super::*;
 
     fn this_process() -> Owner {
-        let own =
-            rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
-        Owner::of(own.expect("a pidfd")).expect("this process is there")
+        Owner::of(std::process::id() as i32).expect("this process is there")
     }
 
     #[test]

@@ -10,11 +10,11 @@ use crate::guard::guardian::{self, Guarded};
 use crate::guard::oom;
 use crate::guard::place;
 use crate::guard::table::{Table, PATIENCE};
-use crate::kernel::sys::helper::{self, Forked, Title};
+use crate::kernel::sys::helper::{self, Forked, Title, Whose};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal};
+use rustix::process::{DumpableBehavior, Pid, Signal};
 use std::time::{Duration, Instant};
 
 /// What the runtime starts a watchdog with, by number (runtime/launch.rs):
@@ -45,18 +45,15 @@ fn live(title: &Title) -> Result<(), Errno> {
     let place = place.as_ref().map_err(|why| *why);
     let guardian = match helper::fork()? {
         Forked::Child => guardian::main(requests, runtime, Guarded { table, place, title }),
-        Forked::Parent(pid) => Pid::from_raw(pid).ok_or(Errno::CHILD)?,
+        Forked::Parent(pid) => pid,
     };
     title.show("proton-watchdog");
     // The guardian's socket must end with the guardian; the library is not needed any more.
-    let [end, runtime, guardian] = {
-        let guardian = rustix::process::pidfd_open(guardian, PidfdFlags::empty())?;
-        drop(requests);
-        helper::keep_only([end, runtime, guardian])?
-    };
+    drop(requests);
+    let [end, runtime] = helper::keep_only([end, runtime])?;
     let events = helper::child_events()?;
     place::sweep();
-    watch(&end, &runtime, &guardian, table)?;
+    watch(&end, &runtime, &events, guardian, table)?;
     guardian::outlive(table, place, &events)
 }
 
@@ -68,11 +65,21 @@ fn raise_descriptor_limit() {
 }
 
 /// Until the guardian has ended. Once the runtime is gone it has as long as its slowest keeper and a bit.
-fn watch(end: &OwnedFd, runtime: &OwnedFd, guardian: &OwnedFd, table: Table) -> Result<(), Errno> {
+fn watch(
+    end: &OwnedFd,
+    runtime: &OwnedFd,
+    events: &OwnedFd,
+    guardian: i32,
+    table: Table,
+) -> Result<(), Errno> {
     let mut limit: Option<Instant> = None;
     loop {
+        // Our child, and nobody else reaps it: its pid is its own.
+        if helper::wait(Whose::Pid(guardian), true)?.is_some() {
+            return Ok(());
+        }
         let left = limit.map(|at| at.saturating_duration_since(Instant::now()));
-        let mut waiting = vec![PollFd::new(guardian, PollFlags::IN)];
+        let mut waiting = vec![PollFd::new(events, PollFlags::IN)];
         if limit.is_none() {
             waiting.push(PollFd::new(end, PollFlags::IN));
             waiting.push(PollFd::new(runtime, PollFlags::IN));
@@ -81,15 +88,13 @@ fn watch(end: &OwnedFd, runtime: &OwnedFd, guardian: &OwnedFd, table: Table) -> 
             Err(Errno::INTR) => continue,
             other => other.map(drop)?,
         }
-        if !waiting[0].revents().is_empty() {
-            return Ok(());
-        }
+        helper::drain_events(events);
         if limit.is_none() && waiting[1..].iter().any(|fd| !fd.revents().is_empty()) {
             let slowest = table.keepers().map(|(at, _)| table.allowance(at)).max().unwrap_or(Duration::ZERO);
             limit = Some(Instant::now() + slowest + PATIENCE);
         }
         if limit.is_some_and(|at| at <= Instant::now()) {
-            let _ = rustix::process::pidfd_send_signal(guardian, Signal::KILL); // ESRCH: it has just ended
+            let _ = Pid::from_raw(guardian).map(|pid| rustix::process::kill_process(pid, Signal::KILL));
         }
     }
 }

@@ -4,10 +4,12 @@
 //! (proc_pid_stat(5), proc_tid_children(5).) Whatever has just ended reads as
 //! absent, which is no error here.
 
-use rustix::fd::{AsFd, AsRawFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 
 /// A line of /proc/PID/stat, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,12 +76,26 @@ fn number(text: &[u8]) -> Option<i32> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
-/// The process behind a pidfd; `None` once it has been reaped.
+/// The process behind a pidfd, -1 once it has been reaped; `None` where this is no pidfd.
 pub fn pid_of(pidfd: impl AsFd) -> Option<i32> {
     let mut text = Vec::new();
     read(&format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()), &mut text).ok()?;
     let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Pid:"));
-    line.and_then(number).filter(|&pid| pid > 0)
+    line.and_then(number)
+}
+
+/// What means this process and never a later one of the same number, to be
+/// signalled by: its pidfd, or where a filter refuses those (containers that
+/// are older than Linux 5.3), its folder, which pidfd_send_signal(2) takes too.
+pub fn handle(pid: i32) -> Result<OwnedFd, Errno> {
+    let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(format!("/proc/{}", pid.as_raw_nonzero()), flags, Mode::empty())
+        }
+        other => other,
+    }
 }
 
 /// Who traces `pid`; 0 for nobody.
@@ -92,9 +108,19 @@ pub fn tracer(pid: i32) -> i32 {
     line.and_then(number).unwrap_or(0)
 }
 
+/// Whether this kernel lists children (CONFIG_PROC_CHILDREN).
+fn lists_children() -> bool {
+    static LISTS: OnceLock<bool> = OnceLock::new();
+    *LISTS
+        .get_or_init(|| rustix::fs::access("/proc/thread-self/children", rustix::fs::Access::EXISTS).is_ok())
+}
+
 /// Appends the children of all tasks of `pid`. Reading only the main thread's
 /// list would miss what other threads have forked.
 pub fn children(pid: i32, threads: u32, into: &mut Vec<i32>) {
+    if !lists_children() {
+        return children_by_parent(pid, into);
+    }
     if threads <= 1 {
         return children_of_task(pid, pid, into);
     }
@@ -121,6 +147,20 @@ fn children_of_task(pid: i32, tid: i32, into: &mut Vec<i32>) {
     }
 }
 
+/// The same from every process's word on its parent: slower, and the only way without the lists.
+fn children_by_parent(parent: i32, into: &mut Vec<i32>) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(all) = rustix::fs::open("/proc", flags, Mode::empty()) else { return };
+    let mut space = [MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(all, &mut space);
+    while let Some(Ok(entry)) = entries.next() {
+        let Some(pid) = number(entry.file_name().to_bytes()) else { continue };
+        if stat(pid).is_some_and(|stat| stat.parent == parent) {
+            into.push(pid);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +182,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pidfd_tells_its_process_until_it_is_reaped_and_nothing_else_does() {
+        let mut child = std::process::Command::new("true").spawn().expect("it starts");
+        let pid = child.id() as i32;
+        let pidfd = handle(pid).expect("a pidfd");
+        assert_eq!(pid_of(&pidfd), Some(pid));
+        child.wait().expect("it is reaped");
+        assert_eq!(pid_of(&pidfd), Some(-1));
+        assert_eq!(pid_of(rustix::stdio::stdin()), None);
+    }
+
+    #[test]
     fn nonsense_is_absent() {
         for text in [&b""[..], b"1", b"1 (", b"1 (x", b")(", b"1 (x) ", b"1 (x) S y"] {
             assert_eq!(parse_stat(text), None);
@@ -157,9 +208,11 @@ mod tests {
         .expect("the thread ends");
         // The thread that forked has ended, so the child is another task's now.
         let me = std::process::id() as i32;
-        let mut found = Vec::new();
-        children(me, 2, &mut found);
-        assert!(found.contains(&(child.id() as i32)));
+        for list in [|me, found: &mut _| children(me, 2, found), children_by_parent] {
+            let mut found = Vec::new();
+            list(me, &mut found);
+            assert!(found.contains(&(child.id() as i32)));
+        }
         child.kill().expect("it can be killed");
         child.wait().expect("it is reaped");
     }

@@ -16,7 +16,7 @@ use crate::kernel::procfs;
 use crate::kernel::sys::helper::{self, Whose};
 use crate::kernel::wire::{Reason, Survivor, Wait, SURVIVORS_MAX};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::Signal;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -98,25 +98,32 @@ impl Tree<'_> {
 
     /// Names what is left.
     fn survivors(&self, refused: &HashSet<i32>) -> Vec<Survivor> {
-        let mut work = self.children();
+        let own = self.children();
+        let mut work = own.clone();
         let mut named = Vec::new();
         let mut walked = HashSet::new();
         while let Some(pid) = work.pop() {
             if named.len() == SURVIVORS_MAX || !walked.insert(pid) {
                 continue;
             }
-            let Some(stat) = procfs::stat(pid) else { continue };
-            if self.hold == Some(pid) && stat.has_ended() {
+            let stat = procfs::stat(pid);
+            if self.hold == Some(pid) && stat.as_ref().is_some_and(procfs::Stat::has_ended) {
                 continue;
             }
+            // Hidden by hidepid: a child of ours has at least its number.
+            let (comm, threads) = match stat {
+                Some(stat) => (stat.comm, stat.threads),
+                None if own.contains(&pid) => ([0; 16], 1),
+                None => continue,
+            };
             let tracer = procfs::tracer(pid);
             let reason = match (refused.contains(&pid), tracer) {
                 (true, _) => Reason::NotPermitted,
                 (false, 0) => Reason::Uninterruptible,
                 (false, _) => Reason::Traced,
             };
-            named.push(Survivor { pid, reason, tracer, comm: stat.comm });
-            procfs::children(pid, stat.threads, &mut work);
+            named.push(Survivor { pid, reason, tracer, comm });
+            procfs::children(pid, threads, &mut work);
         }
         named
     }
@@ -159,12 +166,15 @@ impl Sweep {
         // parent that ignores SIGCHLD reaps behind our back): hold a pidfd
         // first, then look at the parent. If the held process has ended since,
         // the signal finds nobody.
-        let handle = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-        let stat = procfs::stat(pid)?;
-        if stat.parent != parent && stat.parent != me {
+        let handle = procfs::handle(pid).ok()?;
+        let stat = procfs::stat(pid);
+        // Hidden from us (/proc mounted with hidepid), it can be known by its place in our own list alone: nobody
+        // else reaps our children.
+        let ours = stat.as_ref().map_or(parent == me, |stat| stat.parent == parent || stat.parent == me);
+        if !ours {
             return None; // re-parented: the next round finds it below its new parent
         }
-        if stat.has_ended() {
+        if stat.as_ref().is_some_and(procfs::Stat::has_ended) {
             return None; // has no children any more
         }
         if self.seen.insert(pid) {
@@ -177,8 +187,8 @@ impl Sweep {
                 }
             }
             // Its threads may have changed until the signal stood: read again.
-            return procfs::stat(pid).or(Some(stat));
+            return procfs::stat(pid).or(stat);
         }
-        Some(stat)
+        stat
     }
 }

@@ -102,7 +102,7 @@ pub fn spawn(env: u32, path: &[u8]) -> Result<i32, Failed> {
     if program.path != path {
         return Err((Stage::Spec, Errno::INVAL));
     }
-    let (identity, inherited) = inherit::look().map_err(at(Stage::Library))?;
+    let (identity, inherited) = inherit::look().map_err(at(Stage::Guardian))?;
     let pair = pair_of(reactor, identity)?;
     let asked = asked.of(&pair, &env)?;
     asked.start(program, inherited)

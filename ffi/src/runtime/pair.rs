@@ -10,10 +10,10 @@ use crate::runtime::environment::errno_of;
 use crate::runtime::inherit::Identity;
 use crate::runtime::pipe;
 use crate::runtime::port::Outlet;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -25,9 +25,13 @@ pub struct Pair {
     /// Of the thread that started it.
     pub identity: Identity,
     pub requests: Mutex<Outlet>,
-    /// Held so that its end says when we are gone.
-    pub watch: Mutex<Option<OwnedFd>>,
-    pub watchdog: OwnedFd,
+    /// Its end says to the watchdog that we are gone, or to us that the watchdog is.
+    pub watch: OwnedFd,
+    watchdog: Pid,
+    /// None where a filter refuses pidfds (containers that are older than Linux 5.3).
+    pidfd: Option<OwnedFd>,
+    /// What ends with this process where it has no pidfd of its own to hand to its helpers.
+    _life: Option<OwnedFd>,
     pub guardian: Mutex<Option<OwnedFd>>,
     /// Below which its ports' cgroups stand, where they have any.
     pub base: OnceLock<Base>,
@@ -133,7 +137,10 @@ impl Pair {
         // Before the first request: what is sent earlier would carry no sender.
         socket::tell_senders(&far)?;
         let (watch, end) = socket::pair()?;
-        let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+        let (own, life) = match pidfd(rustix::process::getpid())? {
+            Some(own) => (own, None),
+            None => socket::pair().map(|(near, far)| (far, Some(near)))?,
+        };
         let fds = [copy(&null)?, copy(&null)?, null, far, end, copy(library()?)?, own];
         let loader = text(loader()?.as_os_str().as_bytes())?;
         let pid = std::process::id().to_string();
@@ -149,8 +156,10 @@ impl Pair {
             id,
             identity,
             requests: Mutex::new(Outlet::new(requests)),
-            watch: Mutex::new(Some(watch)),
-            watchdog: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
+            watch,
+            watchdog: pid,
+            pidfd: pidfd(pid)?,
+            _life: life,
             guardian: Mutex::new(None),
             base: OnceLock::new(),
             watchdog_gone: AtomicBool::new(false),
@@ -161,7 +170,29 @@ impl Pair {
     }
 }
 
+/// A process's pidfd; none where a filter refuses them.
+fn pidfd(pid: Pid) -> Result<Option<OwnedFd>, Errno> {
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 impl Pair {
+    /// Readable, or hung up, once the watchdog has ended.
+    pub fn watchdog_end(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_ref().unwrap_or(&self.watch).as_fd()
+    }
+
+    /// Ours, and no runtime waits for children it does not know. ECHILD where SIGCHLD is ignored.
+    pub fn reap_watchdog(&self) {
+        let whom = match &self.pidfd {
+            Some(pidfd) => WaitId::PidFd(pidfd.as_fd()),
+            None => WaitId::Pid(self.watchdog),
+        };
+        let _ = rustix::process::waitid(whom, WaitIdOptions::EXITED);
+    }
+
     /// Neither of the two is there any more.
     pub fn is_gone(&self) -> bool {
         self.watchdog_gone.load(Ordering::Acquire) && self.guardian_gone.load(Ordering::Acquire)

@@ -284,7 +284,7 @@ impl Reactor {
         if let Some(socket) = &lock(&pair.requests).socket {
             epoll::add(&self.epoll, socket, token(Topic::Guardian, 0, pair.id), EventFlags::IN)?;
         }
-        epoll::add(&self.epoll, &pair.watchdog, token(Topic::Watchdog, 0, pair.id), EventFlags::IN)
+        epoll::add(&self.epoll, pair.watchdog_end(), token(Topic::Watchdog, 0, pair.id), EventFlags::IN)
     }
 
     /// Some of what was sent waits for room.
@@ -662,7 +662,7 @@ impl Reactor {
 
     fn dismiss(&self, pair: &Pair) {
         lock(&pair.requests).close();
-        *lock(&pair.watch) = None;
+        let _ = rustix::net::shutdown(&pair.watch, rustix::net::Shutdown::Write); // it ended before
         pair.guardian_gone.store(true, Ordering::Release);
     }
 
@@ -727,9 +727,8 @@ impl Reactor {
     }
 
     fn watchdog_event(&self, pair: &Arc<Pair>) {
-        let _ = epoll::delete(&self.epoll, &pair.watchdog);
-        // Ours, and no runtime waits for children it does not know. ECHILD where SIGCHLD is ignored.
-        let _ = rustix::process::waitid(WaitId::PidFd(pair.watchdog.as_fd()), WaitIdOptions::EXITED);
+        let _ = epoll::delete(&self.epoll, pair.watchdog_end());
+        pair.reap_watchdog();
         pair.current.store(false, Ordering::Release);
         pair.watchdog_gone.store(true, Ordering::Release);
         self.settle(pair);

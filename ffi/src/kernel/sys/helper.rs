@@ -71,6 +71,12 @@ pub fn child_events() -> Result<OwnedFd, Errno> {
     Ok(adopt(fd))
 }
 
+/// Takes what [`child_events`] has told; the children themselves are asked for their ends.
+pub fn drain_events(events: &OwnedFd) {
+    let mut record = [0; 512];
+    while matches!(rustix::io::read(events, &mut record), Ok(n) if n > 0) {}
+}
+
 /// Takes a descriptor number that this process was started with, or that a call just returned.
 pub fn adopt(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass a number that is open and that nothing else in this process owns.
