@@ -11,17 +11,18 @@ await warmUp();
 
 type Call = [command: unknown, args?: unknown, options?: unknown];
 
-const option = (options: unknown): Call => ["true", [], options];
+/** With a program that would stay, so that one that was started in spite of it is seen. */
+const option = (options: unknown): Call => ["cat", [], options];
 
 const BAD: [name: string, call: Call, kind: typeof TypeError | typeof RangeError, names: string][] =
   [
     ["an empty command", [""], TypeError, "command"],
     ["a command that is no string", [42], TypeError, "command"],
     ["a NUL byte in the command", ["a\0b"], TypeError, "NUL"],
-    ["arguments that are no list", ["true", "-l"], TypeError, "args"],
-    ["an argument that is a number", ["true", [1]], TypeError, "argument"],
-    ["a NUL byte in an argument", ["true", ["a\0b"]], TypeError, "NUL"],
-    ["a NUL byte in an argument of bytes", ["true", [new Uint8Array([1, 0])]], TypeError, "NUL"],
+    ["arguments that are no list", ["cat", "-l"], TypeError, "args"],
+    ["an argument that is a number", ["cat", [1]], TypeError, "argument"],
+    ["a NUL byte in an argument", ["cat", ["a\0b"]], TypeError, "NUL"],
+    ["a NUL byte in an argument of bytes", ["cat", [new Uint8Array([1, 0])]], TypeError, "NUL"],
     ["an unknown option", option({ stdioWindwo: 16 }), TypeError, "stdioWindow"],
     ["options that are no object", option("cat"), TypeError, "options"],
     ["both cd and cwd", option({ cd: "/", cwd: "/" }), TypeError, "cwd"],

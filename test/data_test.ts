@@ -104,20 +104,37 @@ test("descendants that hold the output are ended once flushMs is over", async ()
   assertEquals(await port.drained, { truncated: false });
 });
 
-test("a slow reader gets all that a child left in the pipe, however short drainTimeoutMs is", async () => {
-  const size = 64 * KIB;
-  await using port = await open(PROBE, ["flood", `${size}`, "0"], { drainTimeoutMs: 100 });
-  await port.status;
-  const reader = port.stdout.getReader({ mode: "byob" });
-  const pattern = new Pattern(1);
-  while (true) {
-    const { value, done } = await reader.read(new Uint8Array(10 * KIB));
-    if (value !== undefined) pattern.feed(value);
-    if (done) break;
-    await pause(300);
-  }
-  assertEquals([pattern.bytes, await port.drained], [size, { truncated: false }]);
+test("descendants that hold no output are ended at its EOF, not by the timer", async () => {
+  await using port = await open(PROBE, ["double-fork", "2", "exit"], {
+    flushMs: 60_000,
+    delayToSigkill: 20,
+  });
+  const text: string = await toText(port.stdout);
+  const daemons = text.trim().split(" ").slice(2).map(Number);
+  assertEquals(daemons.length, 2, text);
+  // Well under flushMs: only the end of the output can be what ended them.
+  const status = await within(port.status, { what: "EOF, not the timer", deadlineMs: 50_000 });
+  assertEquals([status.reason, status.cause, status.killed], [{ kind: "normal" }, "exit", 1]);
+  assertEquals(left(daemons), []);
 });
+
+for (const begins of ["before the end", "after the end"] as const) {
+  test(`a slow reader that begins ${begins} gets all that a child left in the pipe, however short drainTimeoutMs is`, async () => {
+    const size = 64 * KIB;
+    await using port = await open(PROBE, ["flood", `${size}`, "0"], { drainTimeoutMs: 100 });
+    const reader = port.stdout.getReader({ mode: "byob" });
+    const pattern = new Pattern(1);
+    const take = async () => {
+      const { value, done } = await reader.read(new Uint8Array(10 * KIB));
+      if (value !== undefined) pattern.feed(value);
+      return !done;
+    };
+    if (begins === "before the end") await take();
+    await port.status;
+    while (await take()) await pause(300);
+    assertEquals([pattern.bytes, await port.drained], [size, { truncated: false }]);
+  });
+}
 
 test("a selective receive behind a full window is refused by name, with discard it is served", async () => {
   await using owner = new Mailbox();

@@ -93,9 +93,27 @@ test("watchdog, guardian and keepers hold their own descriptors, names, signals 
     const stdio = fds.filter((fd) => /^[012] /.test(fd));
     assertEquals(stdio.length, 3, `${comm(pid)}: ${fds}`);
     assert(stdio.every((fd) => fd.endsWith("/dev/null")), `${comm(pid)}: ${fds}`);
-    assert(!fds.some((fd) => fd.includes("pipe:")), `${comm(pid)} holds a pipe: ${fds}`);
+  }
+  assertEquals(holds(watchdog), "socket pidfd pidfd signalfd", "runtime's end, runtime, guardian");
+  const leashes = children(guardian).map(() => " socket").join("");
+  assertEquals(holds(guardian), `socket pidfd signalfd${leashes}`, "requests, runtime, leashes");
+  for (const keeper of keepers) {
+    assertEquals(
+      holds(keeper),
+      "socket socket pidfd signalfd pidfd",
+      "port, leash, runtime, child",
+    );
   }
 });
+
+/** The kinds of a helper's own descriptors, by number. */
+function holds(pid: number): string {
+  const own = (descriptors(pid) ?? []).map((fd) => fd.split(" -> ")).filter(([n]) => Number(n) > 2);
+  own.sort(([a], [b]) => Number(a) - Number(b));
+  return own.map(([, target = ""]) => target.replace("anon_inode:", "").match(/\w+/)?.[0]).join(
+    " ",
+  );
+}
 
 /** Theirs from docs/decisions/0009, which glibc takes apart where it stands; nothing of the host's. */
 const HELPERS_ENVIRONMENT = /^(GLIBC_TUNABLES=)?(glibc\.malloc\.\w+=0)?$/;
@@ -309,16 +327,25 @@ test("no_new_privs set in the runtime after the guardian started is the child's"
 });
 
 test("a seccomp filter set in the runtime after the guardian started is the child's", async () => {
-  // One instruction that allows everything: what counts is that it is there.
-  await using host = Host.start(CHANGED(`${NO_NEW_PRIVS}
+  // One instruction that allows everything: what counts is that it is there. The first filter and the
+  // no_new_privs that it takes come before the guardian, so that the second is the only difference.
+  await using host = Host.start(CHANGED(`
     const filter = new Uint8Array([0x06, 0, 0, 0, 0, 0, 0xff, 0x7f]);
     const program = new BigUint64Array([1n, BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(filter)))]);
     const at = BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(program)));
-    if (libc.symbols.prctl(22, 2n, at, 0n, 0n) !== 0) throw new Error("PR_SET_SECCOMP");
+    const restrict = () => {
+      if (libc.symbols.prctl(22, 2n, at, 0n, 0n) !== 0) throw new Error("PR_SET_SECCOMP");
+    };
+    ${NO_NEW_PRIVS}
+    restrict();
+    say("before", (await open("cat")).pid);
+    restrict();
   `));
+  const [before = 0] = await host.numbers("before");
   const [pid = 0] = await host.numbers("ready");
-  assertEquals(statusField(pid, "Seccomp_filters"), statusField(host.pid, "Seccomp_filters"));
-  assertEquals(statusField(pid, "Seccomp"), "2");
+  const filters = (pid: number) => Number(statusField(pid, "Seccomp_filters"));
+  assertEquals([filters(pid), filters(before)], [filters(host.pid), filters(host.pid) - 1]);
+  assertEquals([pid, before].map((pid) => statusField(pid, "Seccomp")), ["2", "2"]);
 });
 
 test("ports of the old guardian live on beside those of the new one", async () => {

@@ -7,6 +7,7 @@ import { assertEquals } from "@std/assert";
 import type { Mode, Task } from "./fixtures/worker.ts";
 import {
   alive,
+  bytesOf,
   Echo,
   gone,
   identities,
@@ -14,6 +15,7 @@ import {
   leavesNothing,
   PROBE,
   test,
+  textOf,
   warmUp,
   within,
 } from "./helpers.ts";
@@ -79,7 +81,7 @@ for (const mode of ["idle", "mid-read", "mid-message"] as const) {
   });
 }
 
-test("a Worker terminated while it is busy: its port lives until the Worker yields", async () => {
+test("a Worker terminated while it is busy: its port answers until the Worker yields", async () => {
   await using echo = await Echo.start();
   const flag = new Int32Array(new SharedArrayBuffer(4));
   const { worker, ids } = await working("busy", flag);
@@ -88,11 +90,22 @@ test("a Worker terminated while it is busy: its port lives until the Worker yiel
     for (let i = 0; i < 10; i++) await echo.turn();
     // Deno does not stop a Worker that is stuck in synchronous code.
     assertEquals(ids.filter((id) => !alive(id)), []);
+    assertEquals(await answer(ids.at(-1)?.pid ?? 0, "still here\n"), "still here\n");
   } finally {
     Atomics.store(flag, 0, 1);
   }
   await gone(ids);
 });
+
+/** What a `cat` answers whose own Worker has no turn: asked through the far ends of its port's pipes. */
+async function answer(pid: number, line: string): Promise<string> {
+  using stdin = await Deno.open(`/proc/${pid}/fd/0`, { write: true });
+  using stdout = await Deno.open(`/proc/${pid}/fd/1`);
+  await stdin.write(bytesOf(line));
+  const buffer = new Uint8Array(64);
+  const got = await within(stdout.read(buffer), { what: `the answer of ${pid}` });
+  return textOf(buffer.subarray(0, got ?? 0));
+}
 
 test("a Worker that closes itself, and one that throws, end their ports too", async () => {
   for (const end of ["self.close()", "throw new Error('away')"]) {
@@ -117,31 +130,59 @@ test("a Worker that closes itself, and one that throws, end their ports too", as
   }
 });
 
+/** What a Worker is doing when it is terminated; it posts the pids of its trees in the middle of it. */
+const DOING: [mode: Exclude<Mode, "busy">, script: string][] = [
+  ["idle", `self.postMessage(pids);`],
+  [
+    "mid-read",
+    `
+    const port = await open(PROBE, ["flood", ENDLESS, ENDLESS], { delayToSigkill: 20 });
+    const reader = port.stdout.getReader();
+    await reader.read();
+    self.postMessage([...pids, port.pid]);
+    while (!(await reader.read()).done);
+    `,
+  ],
+  [
+    "mid-message",
+    `
+    const owner = new Mailbox();
+    const port = await open(PROBE, ["flood", ENDLESS, ENDLESS], { owner, delayToSigkill: 20 });
+    await owner.receive();
+    self.postMessage([...pids, port.pid]);
+    while (true) await owner.receive();
+    `,
+  ],
+];
+
 for (const user of USERS) {
-  test(`as ${user.name}: a Worker terminated idle takes its trees along, the main ones live`, async () => {
-    await using host = Host.start(
-      `
-      if (self.name === "inner") {
-        const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
-        self.postMessage(await ready(port));
-      } else {
-        const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
-        say("main", ...await ready(port));
-        const worker = new Worker(import.meta.url, { type: "module", name: "inner" });
-        worker.onmessage = ({ data }) => say("inner", ...data);
-        await hear();
-        worker.terminate();
-        await hear();
-      }
-      `,
-      { user },
-    );
-    const main = identities(await host.numbers("main"));
-    const inner = identities(await host.numbers("inner"));
-    await host.tell("go\n");
-    await gone(inner);
-    assertEquals(main.filter((id) => !alive(id)), []);
-    host.kill();
-    await gone(main);
-  });
+  for (const [mode, script] of DOING) {
+    test(`as ${user.name}: a Worker terminated ${mode} takes its trees along, the main ones live`, async () => {
+      await using host = Host.start(
+        `
+        const ENDLESS = String(Number.MAX_SAFE_INTEGER);
+        const quiet = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
+        const pids = await ready(quiet);
+        if (self.name === "inner") {
+          ${script}
+        } else {
+          say("main", ...pids);
+          const worker = new Worker(import.meta.url, { type: "module", name: "inner" });
+          worker.onmessage = ({ data }) => say("inner", ...data);
+          await hear();
+          worker.terminate();
+          await hear();
+        }
+        `,
+        { user },
+      );
+      const main = identities(await host.numbers("main"));
+      const inner = identities(await host.numbers("inner"));
+      await host.tell("go\n");
+      await gone(inner);
+      assertEquals(main.filter((id) => !alive(id)), []);
+      host.kill();
+      await gone(main);
+    });
+  }
 }
