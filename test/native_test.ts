@@ -60,7 +60,8 @@ const CASES: [name: string, code: string, spoil: (file: string) => void | Promis
   [
     "shorter than its segments",
     "ELIBBAD",
-    (file) => Deno.truncateSync(file, Deno.statSync(file).size / 2),
+    // Not half of it: in a build that is not stripped, symbols would be all that is cut off.
+    (file) => Deno.truncateSync(file, 65_536),
   ],
   ["of another ABI", "EABI", ofAnotherAbi],
 ];
