@@ -125,7 +125,7 @@ export class Output {
   /** Bytes that are there now: 0 at the end, -11 where there are none yet. */
   readNow(into: Uint8Array): number {
     if (!this.#open) return 0;
-    if (this.#held !== null) return this.#readHeld(into);
+    if (this.#held !== null) return this.#readOn(into, this.#readHeld(into));
     if (this.#dry) return this.#finish(false);
     const got = this.#source.core.read(this.#source.handle, this.number, into);
     if (got <= 0) return this.#nothing(got);
@@ -224,6 +224,19 @@ export class Output {
     into.set(taken);
     this.#held = taken.length < held.length ? held.subarray(taken.length) : null;
     return taken.length;
+  }
+
+  /**
+   * Behind `taken` bytes that were held, what the pipe has: a byte that was
+   * looked at is not to be a message of its own, whose room in the window is
+   * then never more than one byte again. An end or an error shows at the next read.
+   */
+  #readOn(into: Uint8Array, taken: number): number {
+    if (this.#held !== null || this.#dry || taken === into.length) return taken;
+    const { core, handle } = this.#source;
+    const got = Math.max(core.read(handle, this.number, into.subarray(taken)), 0);
+    this.#row += got;
+    return taken + got;
   }
 
   #takeOver(): void {

@@ -61,6 +61,13 @@ test("a child that exits at once after writing loses nothing, a hundred times", 
   }
 });
 
+test("the exit message comes after the last byte, also to an owner who begins to read after the end", async () => {
+  await using port = await open(PROBE, ["flood", `${32 * KIB}`, `${32 * KIB}`]);
+  await port.status;
+  const { out, err, exit } = await receivePattern(port, 10_240);
+  assertEquals([out, err, exit.reason], [32 * KIB, 32 * KIB, { kind: "normal" }]);
+});
+
 test("the messages of several ports come to one mailbox, each in order and each with its end", async () => {
   await using owner = new Mailbox();
   const sizes = new Map<Port, { pattern: Pattern; size: number }>();

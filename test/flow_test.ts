@@ -13,6 +13,7 @@ import {
   identity,
   output,
   Pattern,
+  pause,
   PROBE,
   ready,
   Scratch,
@@ -97,20 +98,24 @@ for (const [which, type, stream] of [["out", "data", 1], ["err", "error", 2]] as
     while (pattern.bytes <= most) await take();
   });
 
-  test(`a flood of std${which} does not keep the other stream from its reader`, async () => {
-    const other = 1_000_000;
-    const sizes = which === "out" ? [ENDLESS, `${other}`] : [`${other}`, ENDLESS];
-    await using port = await open(PROBE, ["flood", ...sizes]);
-    const quiet = new Pattern(stream === 1 ? 2 : 1);
-    const all = async () => {
-      for await (const message of port) {
-        if (message.type !== "data" && message.type !== "error") continue;
-        if (message.type !== type) quiet.feed(message.data);
-        if (quiet.bytes === other) return;
-      }
-    };
-    await within(all(), { what: () => `the quiet stream; ${quiet.bytes} bytes of it came` });
-  });
+  for (const owner of ["quick", "slow"] as const) {
+    test(`a flood of std${which} does not keep the other stream from a ${owner} owner`, async () => {
+      const other = 1_000_000;
+      const sizes = which === "out" ? [ENDLESS, `${other}`] : [`${other}`, ENDLESS];
+      await using port = await open(PROBE, ["flood", ...sizes]);
+      const quiet = new Pattern(stream === 1 ? 2 : 1);
+      const all = async () => {
+        for await (const message of port) {
+          if (message.type !== "data" && message.type !== "error") continue;
+          if (message.type !== type) quiet.feed(message.data);
+          if (quiet.bytes === other) return;
+          // The window fills up, and both streams wait for room in it.
+          if (owner === "slow") await pause(0);
+        }
+      };
+      await within(all(), { what: () => `the quiet stream; ${quiet.bytes} bytes of it came` });
+    });
+  }
 }
 
 test("8 MiB written to cat while nothing is read: the write waits, nothing is stuck", async () => {
