@@ -16,17 +16,7 @@ import {
 } from "../src/native/abi.ts";
 import { type OpenOptions, validate } from "../src/options.ts";
 import type { Cause, Guards, Lack } from "../src/status.ts";
-
-/** A generator of the same numbers in every run (xorshift32). */
-function random(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
+import { type Below, random } from "./random.ts";
 
 // Reports: written here as docs/abi.md says, so that the decoder is held to the page and not to itself.
 
@@ -91,7 +81,7 @@ function waitNumbers(wait: Report["wait"]): [number, number] {
   return "code" in wait ? [1, wait.code] : [2, wait.signal];
 }
 
-function anyReport(below: (n: number) => number): Report {
+function anyReport(below: Below): Report {
   const waits: Report["wait"][] = [
     null,
     "lost",
@@ -119,7 +109,7 @@ function anyReport(below: (n: number) => number): Report {
   };
 }
 
-function anySurvivor(below: (n: number) => number): Survivor {
+function anySurvivor(below: Below): Survivor {
   const reason = REASONS[below(3)] ?? "EPERM";
   const comm = "sixteen bytes :)".slice(0, below(17));
   const survivor = { pid: below(4_194_304), comm, reason };
@@ -186,16 +176,113 @@ Deno.test("abi: a report with a number that means nothing is refused", () => {
   }
 });
 
-Deno.test("abi: noise is refused or read, never anything else", () => {
-  const below = random(0xbad);
-  for (let round = 0; round < 2_000; round++) {
-    const noise = Uint8Array.from({ length: below(300) }, () => below(4) === 0 ? below(256) : 0);
-    try {
-      decodeReport(noise);
-    } catch (error) {
-      assertEquals((error as Error).name, "NativeError");
+// A slice of fuzzing, the same in every run: whatever the bytes, a decoder
+// refuses them or reads what docs/abi.md lets them mean.
+
+/** Numbers at which arithmetic goes wrong, if it does. */
+const EDGES = [0, 1, 2, 31, 32, 33, 63, 64, 0x7fffffff, 0x80000000, 0xffffffff, 153_391_690];
+
+/** How many inputs were taken for a record, and how many were not. */
+interface Tally {
+  taken: number;
+  refused: number;
+}
+
+/** Holds `decode` to it that it takes `bytes`, or refuses them with an error that says so. */
+function judge(tally: Tally, bytes: Uint8Array, decode: (bytes: Uint8Array) => void): void {
+  try {
+    decode(bytes);
+    tally.taken++;
+  } catch (error) {
+    if (!(error instanceof NativeError) || error.code !== "EPROTO") throw error;
+    tally.refused++;
+  }
+}
+
+function assertTold({ taken, refused }: Tally): void {
+  assertEquals([taken > 100, refused > 100], [true, true], `${taken} taken, ${refused} refused`);
+}
+
+/** What is read is within the page, and written down it is read as the same. */
+function lawfulReport(bytes: Uint8Array): void {
+  const report = decodeReport(bytes);
+  assertEquals(bytes.length, 80 + 28 * report.survivors.length);
+  // A name may hold any byte; what stands for one that is not UTF-8 takes more room than it.
+  const survivors = report.survivors.map((survivor) => ({
+    ...survivor,
+    comm: survivor.comm.replaceAll("\ufffd", "?"),
+  }));
+  assertEquals(decodeReport(encodeReport({ ...report, survivors })), { ...report, survivors });
+}
+
+/** `bytes` with each byte changed in turn, with edges where numbers could be, cut, and joined. */
+function* damaged(bytes: Uint8Array, below: Below): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at++) {
+    for (let bit = 0; bit < 8; bit++) {
+      const other = bytes.slice();
+      other[at] = (other[at] ?? 0) ^ (1 << bit);
+      yield other;
     }
   }
+  for (let at = 0; at + 4 <= bytes.length; at++) {
+    for (const edge of EDGES) {
+      const other = bytes.slice();
+      new DataView(other.buffer).setUint32(at, edge, true);
+      yield other;
+    }
+  }
+  for (let round = 0; round < 50; round++) {
+    yield new Uint8Array([...bytes.subarray(0, below(bytes.length)), ...noise(below, 100)]);
+  }
+}
+
+function noise(below: Below, most: number): Uint8Array {
+  return Uint8Array.from({ length: below(most) }, () => below(4) === 0 ? below(256) : 0);
+}
+
+Deno.test("abi: damaged reports are refused or read as they stand", () => {
+  const [below, tally] = [random(0xdead), { taken: 0, refused: 0 }];
+  for (let round = 0; round < 12; round++) {
+    const survivors = Array.from({ length: below(3) }, () => anySurvivor(below));
+    const record = encodeReport({ ...anyReport(below), survivors });
+    for (const bytes of damaged(record, below)) judge(tally, bytes, lawfulReport);
+  }
+  assertTold(tally);
+});
+
+Deno.test("abi: noise is refused or read, never anything else", () => {
+  const [below, tally] = [random(0xbad), { taken: 0, refused: 0 }];
+  for (let round = 0; round < 5_000; round++) {
+    judge(tally, noise(below, 300), lawfulReport);
+    judge(tally, new Uint8Array(80 + 28 * below(3)).fill(below(2), 76, 77), lawfulReport);
+    judge(
+      tally,
+      noise(below, 9),
+      (bytes) => assertEquals(STAGES.includes(decodeStage(bytes)), true),
+    );
+  }
+  assertTold(tally);
+});
+
+Deno.test("abi: any list of events is refused, or told in order and whole", () => {
+  const [below, tally] = [random(0xe7e), { taken: 0, refused: 0 }];
+  for (let round = 0; round < 5_000; round++) {
+    const bytes = Uint8Array.from({ length: 8 * below(6) + below(2) * below(8) }, (_, at) => {
+      return at % 8 < 4 ? below(256) : at % 8 === 4 ? below(below(8) === 0 ? 256 : 64) : 0;
+    });
+    const count = below(7);
+    judge(tally, bytes, () => {
+      const seen: number[] = [];
+      eachEvent(bytes, count, (port, bits) => {
+        assertEquals(bits >= 0 && bits < 64, true);
+        seen.push(port, bits);
+      });
+      const view = new DataView(bytes.buffer);
+      const told = Array.from({ length: 2 * count }, (_, i) => view.getInt32(4 * i, true));
+      assertEquals(seen, told);
+    });
+  }
+  assertTold(tally);
 });
 
 // Events and stages

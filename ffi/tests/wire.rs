@@ -6,15 +6,18 @@
 
 #[path = "wire/any.rs"]
 mod any;
+#[path = "wire/random.rs"]
+mod random;
 #[path = "wire/record.rs"]
 mod record;
 
-use any::{Any, Random, EDGES};
+use any::Any;
 use proton_stream::kernel::socket;
 use proton_stream::kernel::wire::{
     Assembler, Cause, Done, FromGuardian, FromKeeper, Lack, Launch, Malformed, Reason, Scope, Spec, Stage,
     ToGuardian, ToKeeper, Wait, LAUNCH_MAX, PACKET, SURVIVORS_MAX,
 };
+use random::{Random, EDGES};
 use record::{lawful, Record};
 
 /// How many damaged records were refused, and how many happened to mean something else.

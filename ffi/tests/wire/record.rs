@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
 //! What every kind of record has in common, and the one law they all keep.
-//! Used by tests/wire.rs and by the cargo-fuzz target in fuzz/.
+//! Used by the tests and by the cargo-fuzz targets in fuzz/.
 
 use proton_stream::kernel::wire::{
     FromGuardian, FromKeeper, Launch, Malformed, Spec, Stdio, ToGuardian, ToKeeper, Writer, ABI,

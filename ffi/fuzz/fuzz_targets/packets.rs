@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! A launch record in packets whose lengths the input chooses.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../tests/wire/packets.rs"]
+mod packets;
+
+fuzz_target!(|bytes: &[u8]| _ = packets::packets(bytes));

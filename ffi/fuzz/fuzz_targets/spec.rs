@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! What TypeScript hands in, against the law of tests/wire/record.rs.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use proton_stream::kernel::wire::Spec;
+
+#[path = "../../tests/wire/record.rs"]
+mod record;
+
+fuzz_target!(|bytes: &[u8]| _ = record::lawful::<Spec>(bytes));
