@@ -149,10 +149,13 @@ impl Reactor {
         ports.iter().for_each(|port| self.release(port));
     }
 
-    /// A port of this isolate; a stale, forged or foreign handle is EBADF.
+    /// A port that this isolate was given the handle of and has not given up;
+    /// any other number, a spare's among them, is EBADF.
     pub fn port(&self, env: u32, handle: i32) -> Result<Arc<Port>, Errno> {
-        let shared = lock(&self.shared);
-        shared.ports.get(handle).filter(|port| port.env.id == env).cloned().ok_or(Errno::BADF)
+        let named = |port: &&Arc<Port>| {
+            port.env.id == env && port.terms.get().is_some() && !port.released.load(Ordering::Acquire)
+        };
+        lock(&self.shared).ports.get(handle).filter(named).cloned().ok_or(Errno::BADF)
     }
 
     // ---- ports to be
