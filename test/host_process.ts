@@ -116,6 +116,16 @@ export class Host implements AsyncDisposable {
     return (await this.next(word)).map(Number);
   }
 
+  /** The lines that are left once it has ended. */
+  async rest(): Promise<string[]> {
+    const rest: string[] = [];
+    while (true) {
+      const line = await within(this.#lines.read(), { what: "the end of the host's output" });
+      if (line.done) return rest;
+      rest.push(line.value);
+    }
+  }
+
   async tell(text: string): Promise<void> {
     await this.#said.write(new TextEncoder().encode(text));
   }

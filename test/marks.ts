@@ -2,14 +2,15 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 
 /**
- * Finds processes whose pids nobody could write down, because their host was
- * killed at any moment: by a mark in their environment, which every descendant
- * has, and by the session of their host, which its helpers never leave.
+ * Finds what is left of a host that was killed at any moment, when nobody
+ * could write down the pids: by a mark in the environment, which every
+ * descendant has, by the session of the host, which its helpers never leave,
+ * and by the names of its cgroups.
  *
  * @module
  */
 
-import { stat } from "./helpers.ts";
+import { comm, stat } from "./helpers.ts";
 
 /** The variable that holds the mark. */
 export const MARK = "PROTON_TEST_MARK";
@@ -25,21 +26,57 @@ function everyPid(): number[] {
 
 /** The pids of all processes with `mark` in their environment. */
 export function marked(mark: string): number[] {
-  return everyPid().filter((pid) => environment(pid).split("\0").includes(`${MARK}=${mark}`));
+  return everyPid().filter((pid) => hasMark(pid, mark));
 }
 
-function environment(pid: number): string {
-  try {
-    return Deno.readTextFileSync(`/proc/${pid}/environ`);
-  } catch {
-    return ""; // ended, or another user's: nobody but root and its user may look
+/** Kills what a broken promise has left, so that it does not outlive its test. */
+export function endMarked(mark: string): void {
+  for (const pid of marked(mark)) {
+    try {
+      Deno.kill(pid, "SIGKILL");
+    } catch {
+      // It has ended in between.
+    }
   }
 }
 
-/** The pids of all processes in the session of `leader`; a zombie of process 1 is gone. */
-export function inSession(leader: number): number[] {
-  return everyPid().filter((pid) => {
-    const [state, parent, , session] = stat(pid) ?? [];
-    return session === `${leader}` && !(state === "Z" && parent === "1");
+function hasMark(pid: number, mark: string): boolean {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/environ`).split("\0").includes(`${MARK}=${mark}`);
+  } catch {
+    return false; // ended, or another user's: nobody but root and its user may look
+  }
+}
+
+/** Processes, and cgroups, that a host which led a session of its own has left. */
+export function leftOf(host: { pid: number; start: string }, mark: string): string[] {
+  const processes = everyPid().filter((pid) => {
+    const fields = stat(pid);
+    // Younger than the host, and no zombie of process 1, which in some containers reaps nobody.
+    if (fields === null || Number(fields[19]) < Number(host.start)) return false;
+    if (fields[0] === "Z" && fields[1] === "1") return false;
+    return fields[3] === `${host.pid}` || hasMark(pid, mark);
   });
+  return [
+    ...processes.map((pid) => `${pid} (${comm(pid)} ${stat(pid)?.[0]})`),
+    ...cgroups().filter((path) => path.includes(`/proton-${host.pid}-`)),
+  ];
+}
+
+const UNIFIED = unified();
+
+/** The v2 directory that this process, and so every host of its, is in. */
+function unified(): string | undefined {
+  const mount = Deno.readTextFileSync("/proc/self/mountinfo").match(/^.* (\/\S*) .* - cgroup2 /m);
+  const own = Deno.readTextFileSync("/proc/self/cgroup").match(/^0::(.*)$/m);
+  return mount === null || own === null ? undefined : `${mount[1]}${own[1]}`.replace(/\/$/, "");
+}
+
+function cgroups(): string[] {
+  if (UNIFIED === undefined) return [];
+  try {
+    return [...Deno.readDirSync(UNIFIED)].map(({ name }) => `${UNIFIED}/${name}`);
+  } catch {
+    return []; // outside of what is mounted here
+  }
 }

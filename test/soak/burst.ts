@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * What a host does that opens ports in quick succession until it is killed. It
+ * says `open N` before each, so that the test knows how far it has come.
+ *
+ * @module
+ */
+
+import { open, type OpenOptions, type Port } from "../../mod.ts";
+import { hear, say } from "../fixtures/host.ts";
+import { type Below, oneOf, random } from "../random.ts";
+
+/** How much, and with which numbers. */
+export interface Burst {
+  seed: number;
+  spawns: number;
+  /** In the environment of every program. */
+  mark: string;
+  probe: string;
+}
+
+const PROGRAMS = (probe: string): [command: string, ...args: string[]][] => [
+  ["true"],
+  ["cat"],
+  ["sh", "-c", "sleep 1000 & setsid sleep 1000 & wait"],
+  [probe, "double-fork", "2", "stay"],
+  [probe, "double-fork", "2", "exit"],
+  [probe, "ignore-sigterm"],
+];
+
+function options(below: Below, mark: string): OpenOptions {
+  return {
+    env: { PROTON_TEST_MARK: mark },
+    delayToSigkill: oneOf(below, [0, 20, 200]),
+    onOwnerDeath: oneOf(below, ["graceful", "kill"]),
+    containment: { kill: oneOf(below, ["auto", "tree"]) },
+    stderr: oneOf(below, ["piped", "null"]),
+  };
+}
+
+/** Never ends: it is to be killed. */
+export async function burst({ seed, spawns, mark, probe }: Burst): Promise<never> {
+  const below = random(seed);
+  const spawn = async () => {
+    const [command, ...args] = oneOf(below, PROGRAMS(probe));
+    const port = await open(command, args, options(below, mark));
+    if (below(3) === 0) await port.close();
+  };
+  say("up");
+  await hear();
+  const going: Promise<void>[] = [];
+  for (let n = 1; n <= spawns; n++) {
+    say("open", n);
+    going.push(spawn());
+    if (below(2) === 0) await Promise.all(going);
+  }
+  await Promise.all(going);
+  say("opened all");
+  return await new Promise(() => {});
+}
