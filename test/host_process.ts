@@ -9,6 +9,7 @@
  */
 
 import { cpSync } from "node:fs";
+import type { Cgroup } from "./cgroups.ts";
 import { CHECKOUT, type Identity, identity, PROBE, ROOT, within } from "./helpers.ts";
 
 /** Who a host runs as. */
@@ -34,7 +35,16 @@ export interface HostOptions {
   env?: Record<string, string>;
   /** The folder whose mod.ts the script uses; default: the checkout. */
   tree?: string;
+  /** Where the host starts; all that comes of it stays in or below. */
+  cgroup?: Cgroup | null;
+  /** As `under`, but run by who runs the tests, before the user is taken on: such as `unshare`. */
+  above?: readonly string[];
+  /** How `open` in this host has to hold a tree: it is asked for, and checked at each port. */
+  kill?: Kill;
 }
+
+/** What ends a tree, as `port.containment.kill` says. */
+export type Kill = "tree" | "cgroup2";
 
 /** A host script that runs; its end, and everything it leaves, is the test's business. */
 export class Host implements AsyncDisposable {
@@ -56,24 +66,17 @@ export class Host implements AsyncDisposable {
 
   /** Runs `script`; in it are `open`, `Mailbox` and all else of mod.ts as `proton`, PROBE, say, hear, ready, left. */
   static start(script: string, options: HostOptions = {}): Host {
-    const { user, allow = ["--allow-all"], under = [], env = {} } = options;
+    const { user, allow = ["--allow-all"], env = {} } = options;
     const uid = user?.uid ?? null;
     const place = uid === null
       ? { tree: options.tree ?? CHECKOUT, deno: Deno.execPath(), probe: PROBE }
       : readableByAll();
     const folder = Deno.makeTempDirSync({ prefix: "proton_test_host_" });
-    Deno.writeTextFileSync(`${folder}/host.ts`, PRELUDE(place) + script);
+    Deno.writeTextFileSync(`${folder}/host.ts`, PRELUDE(place, options.kill) + script);
     if (uid !== null) chownAll(folder, uid);
-    const run = [
-      "run",
-      "--quiet",
-      "--no-config",
-      "--no-lock",
-      "--no-check",
-      "--no-prompt",
-      ...allow,
-    ];
-    const [command = "", ...args] = [...under, place.deno, ...run, `${folder}/host.ts`];
+    const run = ["--quiet", "--no-config", "--no-lock", "--no-check", "--no-prompt", ...allow];
+    const deno = [place.deno, "run", ...run, `${folder}/host.ts`];
+    const [command = "", ...args] = [...around(options), ...deno];
     const process = new Deno.Command(command, {
       args,
       cwd: folder,
@@ -85,13 +88,17 @@ export class Host implements AsyncDisposable {
         DENO_NO_UPDATE_CHECK: "1",
         ...env,
       },
-      ...(uid === null ? {} : { uid, gid: uid }),
     }).spawn();
     return new Host(process, folder);
   }
 
   get pid(): number {
     return this.id.pid;
+  }
+
+  /** Its working directory. */
+  get folder(): string {
+    return this.#folder;
   }
 
   /** The words after `word` in the next line that has it; other lines are passed over. */
@@ -152,6 +159,14 @@ export class Host implements AsyncDisposable {
   }
 }
 
+/** The commands that run one another, the innermost the host. */
+function around({ user, cgroup, above = [], under = [] }: HostOptions): string[] {
+  const join = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', cgroup?.path ?? ""];
+  const uid = user?.uid ?? null;
+  const drop = ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups"];
+  return [...(cgroup ? join : []), ...above, ...(uid === null ? [] : drop), ...under];
+}
+
 function lines(bytes: ReadableStream<Uint8Array>): ReadableStream<string> {
   let rest = "";
   const decoder = new TextDecoder();
@@ -174,13 +189,22 @@ interface Place {
   probe: string;
 }
 
-const PRELUDE = ({ tree, probe }: Place): string => `
+const PRELUDE = ({ tree, probe }: Place, kill?: Kill): string => `
 import * as proton from "${tree}mod.ts";
 import { hear, left, ready, readyWords, say } from "${tree}test/fixtures/host.ts";
-const { open, Mailbox } = proton;
+const { Mailbox } = proton;
+const open = ${kill === undefined ? "proton.open" : OPEN(kill)};
 const PROBE = ${JSON.stringify(probe)};
 void [hear, left, ready, readyWords, say, open, Mailbox, PROBE];
 `;
+
+const OPEN = (kill: Kill): string =>
+  `async (command, args = [], options = {}) => {
+  const port = await proton.open(command, args, options);
+  const { kill, why } = port.containment;
+  if (kill !== "${kill}") throw new Error("contained by " + kill + ": " + why);
+  return port;
+}`;
 
 let shared: string | undefined;
 

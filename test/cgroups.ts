@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * A cgroup v2 around a host and all that comes of it. It proves what a list of
+ * pids cannot: that *nothing* is left, known or unknown. And it ends, by one
+ * write, whatever a test that fails would leave behind.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import { chownSync, existsSync } from "node:fs";
+import { comm, ROOT, until } from "./helpers.ts";
+
+/** Where cgroup v2 is mounted; null where it is not, or is not ours to write. */
+export const MOUNT: string | null = mounted();
+
+function mounted(): string | null {
+  const lines = Deno.readTextFileSync("/proc/self/mountinfo").split("\n");
+  const line = lines.find((line) => / - cgroup2 /.test(line));
+  return ROOT ? line?.split(" ")[4] ?? null : null;
+}
+
+let count = 0;
+const standing = new Set<Cgroup>();
+
+globalThis.addEventListener("unload", () => {
+  for (const cgroup of standing) cgroup.end();
+});
+
+/** A `proton_test_*` at the root of the hierarchy, gone with its scope. */
+export class Cgroup implements Disposable {
+  readonly path: string;
+
+  /** With `uid` it is delegated, as cgroups(7) has it: its owner may make others below it. */
+  constructor(uid: number | null = null) {
+    if (MOUNT === null) throw new Error("there is no cgroup v2 to write in: see MOUNT");
+    this.path = `${MOUNT}/proton_test_${Deno.pid}_${++count}`;
+    Deno.mkdirSync(this.path);
+    standing.add(this);
+    if (uid === null) return;
+    for (const file of ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]) {
+      chownSync(`${this.path}/${file}`, uid, uid);
+    }
+  }
+
+  /** The folders below it, deepest first. */
+  below(folder: string = this.path): string[] {
+    const inner = entries(folder).filter(({ isDirectory }) => isDirectory);
+    return inner.flatMap(({ name }) => [...this.below(`${folder}/${name}`), `${folder}/${name}`]);
+  }
+
+  /** The pids in it and below it; zombies do not count. */
+  pids(): number[] {
+    const folders = [...this.below(), this.path];
+    return folders.flatMap((folder) => lines(`${folder}/cgroup.procs`)).map(Number);
+  }
+
+  /** Waits until nobody is left, here and below. */
+  async empty(): Promise<void> {
+    const populated = () => lines(`${this.path}/cgroup.events`).includes("populated 1");
+    const who = () => this.pids().map((pid) => `${pid} (${comm(pid)})`).join(", ");
+    await until(() => !populated(), { what: () => `nobody in ${this.path}; there is ${who()}` });
+  }
+
+  /** Nobody is left, and whoever was there has left no cgroup of its own behind. */
+  async leftNothing(): Promise<void> {
+    await this.empty();
+    assertEquals(this.below(), [], "cgroups that were left behind");
+  }
+
+  /** Ends everybody in it. */
+  kill(): void {
+    Deno.writeTextFileSync(`${this.path}/cgroup.kill`, "1");
+  }
+
+  /** Kills and removes without asking; what is dying keeps its folder busy for a moment. */
+  end(): void {
+    if (!standing.delete(this) || !existsSync(this.path)) return;
+    this.kill();
+    const deadline = performance.now() + 5_000;
+    for (const folder of [...this.below(), this.path]) {
+      while (!removed(folder) && performance.now() < deadline);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.end();
+  }
+}
+
+function removed(folder: string): boolean {
+  try {
+    Deno.removeSync(folder);
+    return true;
+  } catch {
+    return !existsSync(folder); // busy
+  }
+}
+
+function entries(folder: string): Deno.DirEntry[] {
+  try {
+    return [...Deno.readDirSync(folder)];
+  } catch {
+    return []; // removed meanwhile
+  }
+}
+
+function lines(path: string): string[] {
+  try {
+    return Deno.readTextFileSync(path).split("\n").filter((line) => line !== "");
+  } catch {
+    return []; // removed meanwhile
+  }
+}

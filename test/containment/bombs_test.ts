@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * Fork bombs, of at most 400 processes and 10 seconds, as a user of their own:
+ * close() ends them all and proves it.
+ */
+
+import { assertEquals } from "@std/assert";
+import { pause } from "../helpers.ts";
+import { matrixCase, type Run } from "../matrix.ts";
+
+const KINDS = [
+  "exponential",
+  "setsid",
+  "runners",
+  "double-fork",
+  "clone-parent",
+  "sigcont",
+  "threads",
+] as const;
+
+/** How long a bomb goes off before anybody does anything about it: one of the fixed waits. */
+const ALIGHT_MS = 300;
+
+/** No bomb goes off as root: below a host of root's it is another user's. */
+function asBomber(run: Run, ...words: string[]): string {
+  const drop = ["setpriv", `--reuid=${300_000 + Deno.pid}`, "--regid=65534", "--clear-groups"];
+  return run.privileged
+    ? `open("${drop[0]}", [...${JSON.stringify(drop.slice(1))}, PROBE, ...${
+      JSON.stringify(words)
+    }], options)`
+    : `open(PROBE, ${JSON.stringify(words)}, options)`;
+}
+
+function bomb(number: string, title: string, words: string[]): void {
+  matrixCase({
+    number,
+    title,
+    body: async (run) => {
+      await using host = run.start(`
+        const options = { delayToSigkill: 0 };
+        const echo = await open("cat");
+        const port = await ${asBomber(run, ...words)};
+        say("ready", ...await ready(port));
+        await hear();
+        await port.close({ graceMs: 0, deadlineMs: 60_000 });
+        const { survivors, cause } = await port.status;
+        say("ended", cause, survivors.length);
+        await echo.command("lives");
+        for await (const { data } of echo) say("echo", new TextDecoder().decode(data));
+      `);
+      const [first = 0] = await host.numbers("ready");
+      await pause(ALIGHT_MS);
+      const before = run.cgroup?.pids().length;
+      await host.tell("go\n");
+      assertEquals(await host.next("ended"), ["close", "0"]);
+      // Proven empty: nobody of the bomb's is there, and so nobody comes back.
+      assertEquals(
+        run.cgroup?.pids().filter((pid) => isProbe(pid)) ?? [],
+        [],
+        `of ${before}, ${first} the first`,
+      );
+      assertEquals(await host.next("echo"), ["lives"], "another tree lives on");
+    },
+  });
+}
+
+function isProbe(pid: number): boolean {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/comm`).trim() === "probe";
+  } catch {
+    return false; // it has ended
+  }
+}
+
+for (const kind of KINDS) bomb("#15", `a fork bomb, ${kind}`, ["bomb", kind]);
+
+bomb("#16", "64 chains of processes that fork and exit", ["runner-chain", "64"]);

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/** Runtime, watchdog, guardian and keeper die: alone, in pairs, in threes and all four at one instant. */
+
+import { assertEquals } from "@std/assert";
+import { alive, gone, type Identity, stat, until } from "../helpers.ts";
+import { matrixCase, type Run } from "../matrix.ts";
+import { Cast, THREE_TREES } from "./three_trees.ts";
+
+type Who = "runtime" | "watchdog" | "guardian" | "keeper" | "all keepers";
+
+/** At one instant: each is stopped before the first one dies, so that none acts for another in between. */
+async function dieTogether(ids: readonly Identity[]): Promise<void> {
+  for (const { pid } of ids) Deno.kill(pid, "SIGSTOP");
+  await until(() => ids.every(({ pid }) => stat(pid)?.[0] === "T"), {
+    what: "all of them stopped",
+  });
+  for (const { pid } of ids) Deno.kill(pid, "SIGKILL");
+}
+
+/** The processes that `who` names. */
+function cast(cast: Cast, who: readonly Who[]): Identity[] {
+  return who.flatMap((one) => {
+    if (one === "runtime") return cast.host.id;
+    if (one === "watchdog") return cast.watchdog;
+    if (one === "guardian") return cast.guardian;
+    return one === "keeper" ? cast.keeper : cast.keepers;
+  });
+}
+
+/** The trees that end with those. */
+function doomed(who: readonly Who[]): number[] {
+  if (who.some((one) => one === "runtime" || one === "guardian" || one === "all keepers")) {
+    return [0, 1, 2];
+  }
+  return who.includes("keeper") ? [0] : [];
+}
+
+/** The runtime lives: it is told of each end, the other trees go on, and so does it. */
+async function survivedBy({ host, trees }: Cast, who: readonly Who[]): Promise<void> {
+  const ends = doomed(who);
+  const told = [];
+  for (const _ of ends) told.push(await host.next("tree"));
+  assertEquals(told.map(([at]) => Number(at)).sort(), ends);
+  for (const [, , cause, survivors, left] of told) {
+    assertEquals([cause, survivors, left], ["guardian", "0", "0"]);
+  }
+  const others = trees.filter((_, at) => !ends.includes(at)).flat();
+  assertEquals(others.filter((id) => !alive(id)), [], "the others' processes are the same");
+  await until(async () => {
+    await host.tell("again\n");
+    return (await host.next("echo")).join(" ") === "again both";
+  }, { what: "an open that has both guards" });
+  assertEquals(others.filter((id) => !alive(id)), [], "and stay so");
+}
+
+function deaths(number: string, title: string, who: readonly Who[]): void {
+  matrixCase({
+    number,
+    title,
+    body: async (run) => {
+      await using host = run.start(THREE_TREES);
+      const all = await Cast.of(host);
+      await dieTogether(cast(all, who));
+      await gone(doomed(who).flatMap((at) => all.tree(at)));
+      if (!who.includes("runtime")) return await survivedBy(all, who);
+      await host.end();
+      await gone([all.watchdog, all.guardian, ...all.keepers]);
+    },
+  });
+}
+
+deaths("#4", "three trees with daemons; the runtime is killed", ["runtime"]);
+deaths("#7", "the guardian is killed: all trees end, the next open works", ["guardian"]);
+deaths("#8", "a keeper is killed: its tree ends, the others live", ["keeper"]);
+deaths("#9", "runtime and guardian are killed at one instant", ["runtime", "guardian"]);
+deaths("#10", "runtime and a keeper are killed at one instant", ["runtime", "keeper"]);
+deaths("#11", "guardian and all keepers are killed at one instant", ["guardian", "all keepers"]);
+deaths("#12", "runtime, guardian and all keepers are killed at one instant", [
+  "runtime",
+  "guardian",
+  "all keepers",
+]);
+deaths("+", "guardian and one keeper are killed at one instant", ["guardian", "keeper"]);
+deaths("+", "runtime, guardian and one keeper are killed at one instant", [
+  "runtime",
+  "guardian",
+  "keeper",
+]);
+deaths("+", "the watchdog is killed: the trees live on", ["watchdog"]);
+deaths("+", "runtime and watchdog are killed at one instant", ["runtime", "watchdog"]);
+deaths("+", "watchdog and a keeper are killed at one instant", ["watchdog", "keeper"]);
+deaths("+", "watchdog and all keepers are killed at one instant", ["watchdog", "all keepers"]);
+deaths("+", "runtime, watchdog and a keeper are killed at one instant", [
+  "runtime",
+  "watchdog",
+  "keeper",
+]);
+deaths("+", "watchdog and guardian are killed at one instant: every keeper ends its own tree", [
+  "watchdog",
+  "guardian",
+]);
+deaths("+", "runtime, watchdog and guardian are killed at one instant: every keeper ends its own", [
+  "runtime",
+  "watchdog",
+  "guardian",
+]);
+
+/**
+ * Nobody is left who could find the daemons of a tree whose keeper has died
+ * with both guards: that much is not promised. What is: that the child itself
+ * dies, and that the trees whose keepers live end.
+ */
+async function beyondReach(run: Run, who: readonly Who[]): Promise<void> {
+  await using host = run.start(THREE_TREES);
+  const all = await Cast.of(host);
+  await dieTogether(cast(all, who));
+  const [child, ...daemons] = all.tree(0);
+  await gone([...all.trees.slice(1).flat(), ...child === undefined ? [] : [child]]);
+  if (run.mode.kill === "cgroup2" && !who.includes("runtime")) return await gone(daemons);
+  for (const { pid } of daemons.filter(alive)) Deno.kill(pid, "SIGKILL");
+}
+
+matrixCase({
+  number: "+",
+  title: "watchdog, guardian and a keeper die at one instant: the trees of living keepers end",
+  body: (run) => beyondReach(run, ["watchdog", "guardian", "keeper"]),
+});
+
+matrixCase({
+  number: "+",
+  title: "all four die at one instant: the trees of living keepers end",
+  not: {
+    "cgroup2, root": "#38: what is left is ended at the next start",
+    "cgroup2, unprivileged": "#38: what is left is ended at the next start",
+  },
+  body: (run) => beyondReach(run, ["runtime", "watchdog", "guardian", "keeper"]),
+});
