@@ -200,7 +200,8 @@ void [hear, left, ready, readyWords, say, open, Mailbox, PROBE];
 
 const OPEN = (kill: Kill): string =>
   `async (command, args = [], options = {}) => {
-  const port = await proton.open(command, args, options);
+  const containment = { kill: "${kill === "tree" ? "tree" : "auto"}" };
+  const port = await proton.open(command, args, { containment, ...options });
   const { kill, why } = port.containment;
   if (kill !== "${kill}") throw new Error("contained by " + kill + ": " + why);
   return port;

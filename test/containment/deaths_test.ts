@@ -55,6 +55,15 @@ async function survivedBy({ host, trees }: Cast, who: readonly Who[]): Promise<v
   assertEquals(others.filter((id) => !alive(id)), [], "and stay so");
 }
 
+/** With the runtime and both guards gone nobody removes the directory of their cgroups but the next who starts. */
+async function nextStart(run: Run): Promise<void> {
+  await using host = run.start(`await (await open("true")).status; say("swept"); await hear();`);
+  await host.next("swept");
+  await until(() => (run.cgroup?.below() ?? []).length < 2, {
+    what: "the dead runtime's cgroup removed",
+  });
+}
+
 function deaths(number: string, title: string, who: readonly Who[]): void {
   matrixCase({
     number,
@@ -67,6 +76,7 @@ function deaths(number: string, title: string, who: readonly Who[]): void {
       if (!who.includes("runtime")) return await survivedBy(all, who);
       await host.end();
       await gone([all.watchdog, all.guardian, ...all.keepers]);
+      if (who.includes("watchdog") && who.includes("guardian")) await nextStart(run);
     },
   });
 }
@@ -120,6 +130,7 @@ async function beyondReach(run: Run, who: readonly Who[]): Promise<void> {
   await gone([...all.trees.slice(1).flat(), ...child === undefined ? [] : [child]]);
   if (run.mode.kill === "cgroup2" && !who.includes("runtime")) return await gone(daemons);
   for (const { pid } of daemons.filter(alive)) Deno.kill(pid, "SIGKILL");
+  if (who.includes("runtime")) await nextStart(run);
 }
 
 matrixCase({
