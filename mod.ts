@@ -26,6 +26,7 @@ export {
   type Request,
   resetGuardian,
 } from "./src/port.ts";
+export { cmd, type CommandOptions, type CommandResult, type Input } from "./src/command.ts";
 export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/mailbox.ts";
 export type { ContainmentOptions, OpenOptions, Stdio } from "./src/options.ts";
 export type {

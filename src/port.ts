@@ -20,7 +20,7 @@ import {
   type SignalName,
   signalNumber,
 } from "./status.ts";
-import { concat } from "./streams.ts";
+import { concat, gather, type Room } from "./streams.ts";
 
 /** How {@link Port.close} ends the tree. */
 export interface CloseOptions {
@@ -40,6 +40,9 @@ export interface KillOptions {
 }
 
 const secret: unique symbol = Symbol("port");
+
+/** What stands under a port, for those who build on it in here. */
+export let processOf: (port: Port) => Process;
 
 /**
  * A running program that leaves nothing behind: when the port is closed, when
@@ -65,6 +68,10 @@ export class Port {
   #stdout: ReadableStream<Uint8Array<ArrayBuffer>> | null = null;
   #stderr: ReadableStream<Uint8Array<ArrayBuffer>> | null = null;
   #revoked = false;
+
+  static {
+    processOf = (port) => port.#process;
+  }
 
   /** Ports come from {@link open} and {@link Port.connect} only. */
   constructor(key: typeof secret, process: Process, mailbox: Mailbox, iterable: boolean) {
@@ -288,17 +295,10 @@ export class Port {
     const { stdout, spec } = this.#process;
     stdout.claim("port.bytes()");
     this.#drainStderr();
-    const parts: Uint8Array[] = [];
-    const buffer = new Uint8Array(64 * 1024);
-    for (let total = 0;;) {
-      const got = await stdout.read(buffer);
-      if (got === 0) return concat(parts);
-      total += got;
-      if (total > spec.maxOutputBytes) {
-        throw this.#tooMuch(`more than maxOutputBytes (${spec.maxOutputBytes})`);
-      }
-      parts.push(buffer.slice(0, got));
-    }
+    const room: Room = { left: spec.maxOutputBytes, exceeded: false };
+    const all = await gather(stdout, room);
+    if (room.exceeded) throw this.#tooMuch(`more than maxOutputBytes (${spec.maxOutputBytes})`);
+    return all;
   }
 
   /** All of stdout as text; what is not UTF-8 becomes U+FFFD. Bounds as {@link Port.bytes}. */

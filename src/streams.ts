@@ -308,6 +308,28 @@ export class Output {
   }
 }
 
+/** How many bytes somebody still takes, over all that {@link gather} reads for it. */
+export interface Room {
+  left: number;
+  /** More came than there was room for. */
+  exceeded: boolean;
+}
+
+/** What an output says, up to its end or as far as there is room. Its consumer has claimed it. */
+export async function gather(output: Output, room: Room): Promise<Uint8Array<ArrayBuffer>> {
+  const parts: Uint8Array[] = [];
+  const buffer = new Uint8Array(64 * 1024);
+  while (!room.exceeded) {
+    const got = await output.read(buffer);
+    if (got === 0) break;
+    const taken = Math.min(got, room.left);
+    room.left -= taken;
+    room.exceeded ||= taken < got;
+    parts.push(buffer.slice(0, taken));
+  }
+  return concat(parts);
+}
+
 /** One array of all. */
 export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
