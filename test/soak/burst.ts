@@ -8,7 +8,7 @@
  * @module
  */
 
-import { open, type OpenOptions, type Port } from "../../mod.ts";
+import { open, type OpenOptions } from "../../mod.ts";
 import { hear, say } from "../fixtures/host.ts";
 import { type Below, oneOf, random } from "../random.ts";
 

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * The long runs, by their full counts: `deno task soak [NAME...] [COUNT]`.
+ * Each prints its seed, which PROTON_STREAM_SEED sets, and how far it is.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import { seedOf } from "../random.ts";
+import { killKeepers, terminateWorkers } from "./batches.ts";
+import { killHosts } from "./hosts.ts";
+
+interface Part {
+  what: string;
+  count: number;
+  run: (seed: number, count: number, progress: (done: number) => void) => Promise<unknown>;
+}
+
+const PARTS: Readonly<Record<string, Part>> = {
+  hosts: {
+    what: "#31: spawns of hosts that are killed",
+    count: 10_000,
+    run: (seed, spawns, progress) => killHosts({ seed, spawns, progress }),
+  },
+  workers: {
+    what: "Workers that are terminated",
+    count: 1_000,
+    run: (seed, count, progress) => terminateWorkers({ seed, count, progress }),
+  },
+  keepers: {
+    what: "#30: keepers that are killed at a start",
+    count: 1_000,
+    run: (seed, count, progress) => killKeepers({ seed, count, progress }),
+  },
+};
+
+const SECOND = 1_000;
+
+async function run(name: string, { what, count, run }: Part, wanted: number): Promise<void> {
+  const most = Math.min(count, wanted);
+  const seed = seedOf(name);
+  const begin = performance.now();
+  const seconds = () => ((performance.now() - begin) / SECOND).toFixed(0);
+  let told = begin;
+  await run(seed, most, (done) => {
+    if (performance.now() - told < 10 * SECOND) return;
+    told = performance.now();
+    console.log(`${name}: ${done} of ${most} in ${seconds()} s`);
+  });
+  console.log(`${what}: ${most} in ${seconds()} s, nothing is left`);
+}
+
+/** Shared memory by name. */
+function sharedMemory(): string[] {
+  return [...Deno.readDirSync("/dev/shm")].map(({ name }) => name).filter((name) =>
+    name.includes("proton")
+  );
+}
+
+const counts = Deno.args.map(Number).filter(Number.isInteger);
+const names = Deno.args.filter((arg) => !Number.isInteger(Number(arg)));
+const unknown = names.find((name) => !Object.hasOwn(PARTS, name));
+if (unknown !== undefined) {
+  console.error(
+    `soak: no part "${unknown}": give ${Object.keys(PARTS).join(", ")}, or none for all`,
+  );
+  Deno.exit(2);
+}
+const before = sharedMemory();
+for (const [name, part] of Object.entries(PARTS)) {
+  if (names.length === 0 || names.includes(name)) await run(name, part, counts[0] ?? Infinity);
+}
+assertEquals(sharedMemory(), before, "no shared memory is left");
