@@ -41,6 +41,8 @@ const steps: Step[] = [
   },
   { name: "types", command: [deno, "check"] },
   { name: "Rust tests", command: ["cargo", "test", ...manifest], counts: cargoCounts },
+  // Before the tests: those of the watch modes run it.
+  { name: "package", command: ["scripts/npm"] },
   {
     name: "Deno tests and the examples of the docs",
     command: [
@@ -56,7 +58,6 @@ const steps: Step[] = [
     ],
     counts: denoCounts,
   },
-  { name: "package", command: ["scripts/npm"] },
   {
     name: "Deno suite",
     command: [contained, deno, "run", "--allow-all", suite, "mod.ts"],
