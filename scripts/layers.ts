@@ -65,7 +65,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["runtime/pair", "runtime/remains"],
       ["runtime/handle", "runtime/port"],
       ["runtime/environment", "runtime/inherit", "runtime/pipe"],
-      ["runtime/blocks"],
+      ["runtime/blocks", "runtime/transit"],
     ],
     [
       ["doors/entry"],

@@ -37,6 +37,7 @@ pub mod runtime {
     pub mod port;
     pub mod reactor;
     pub mod remains;
+    pub mod transit;
 }
 
 /// How one gets in: boundary, check, call.

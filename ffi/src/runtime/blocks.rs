@@ -8,14 +8,13 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What one read(2) asks for at most: a larger one empties the pipe under its
-/// writer and takes two to three times as long per byte (docs/decisions/0006).
-pub const BLOCK: usize = 128 * 1024;
+/// What one read takes at most: all that a grown pipe holds.
+pub const BLOCK: usize = 256 * 1024;
 
 pub type Block = Box<[u8; BLOCK]>;
 
 /// Idle blocks while a port floods. It does not raise the peak: each was held by JavaScript before.
-const MOST: usize = 1024;
+const MOST: usize = 512;
 /// And otherwise.
 const LEAST: usize = 4;
 

@@ -3,6 +3,7 @@
 //! Our ends of a child's stdio.
 
 use crate::runtime::blocks::{self, BLOCK};
+use crate::runtime::transit;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -15,18 +16,23 @@ use std::sync::OnceLock;
 const BORN: usize = 64 * 1024;
 const GROWN: usize = 256 * 1024;
 
+/// What one read(2) asks for at most: a larger one empties the pipe under its
+/// writer and takes two to three times as long per byte (docs/decisions/0006).
+const LOCKED: usize = 128 * 1024;
+
 /// Bytes by which pipes of this runtime have grown.
 static USED: AtomicU64 = AtomicU64::new(0);
 
 /// A quarter of what this user may hold in pipes: beyond the whole, every new
-/// pipe of that user, in any program, would hold 8 KiB only.
+/// pipe of that user, in any program, would hold 8 KiB only. One more than is
+/// counted grows: the one in between (runtime/transit.rs).
 fn quota() -> u64 {
     static QUOTA: OnceLock<u64> = OnceLock::new();
     *QUOTA.get_or_init(|| {
         let mut text = Vec::new();
         let read = crate::kernel::procfs::read("/proc/sys/fs/pipe-user-pages-soft", &mut text);
         let pages = read.ok().and_then(|()| std::str::from_utf8(&text).ok()?.trim().parse::<u64>().ok());
-        pages.unwrap_or(0) * 4096 / 4
+        (pages.unwrap_or(0) * 4096 / 4).saturating_sub(GROWN as u64)
     })
 }
 
@@ -52,8 +58,7 @@ impl End {
 
     /// Reads without waiting. As much as a newborn pipe holds in one go means it may have been full: it grows.
     pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
-        let most = into.len().min(BLOCK);
-        let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut into[..most]));
+        let got = rustix::io::retry_on_intr(|| self.read_once(into));
         match got {
             Ok(n) => self.run += n,
             Err(_) => self.run = 0,
@@ -62,6 +67,18 @@ impl End {
             self.grow();
         }
         got
+    }
+
+    /// While it comes in bursts the writer is not held up; else one call is less than two.
+    fn read_once(&self, into: &mut [u8]) -> Result<usize, Errno> {
+        let most = into.len().min(BLOCK);
+        if self.grown && self.run > 0 && most >= BORN {
+            if let Some(got) = transit::read(&self.fd, &mut into[..most], GROWN) {
+                return got;
+            }
+        }
+        let most = most.min(LOCKED);
+        rustix::io::read(&self.fd, &mut into[..most])
     }
 
     fn grow(&mut self) {
@@ -81,6 +98,7 @@ impl Drop for End {
         let more = (GROWN - BORN) as u64;
         if self.grown && USED.fetch_sub(more, Ordering::AcqRel) == more {
             blocks::trim();
+            transit::close();
         }
     }
 }
