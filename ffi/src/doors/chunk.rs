@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! Output as buffers of its own, in memory that is used again.
 //!
-//! A fresh ArrayBuffer of 128 KiB costs twice what reading into it does: its
+//! A fresh ArrayBuffer of this size costs twice what reading into it does: its
 //! pages are mapped, zeroed and unmapped each time (docs/decisions/0008). Here
 //! a block is read into, lent to JavaScript as an ArrayBuffer of exactly what
 //! was read, and comes back when that is collected.
@@ -61,6 +61,7 @@ fn lend(env: sys::napi_env, block: Block, len: usize) -> napi::Result<sys::napi_
         sys::napi_create_external_arraybuffer(env, data, len, Some(returned), none, &raw mut value)
     };
     if status == sys::Status::napi_ok {
+        have_lent_counted(env);
         return Ok(value);
     }
     // SAFETY: not handed out, so it is still ours alone.
@@ -68,6 +69,15 @@ fn lend(env: sys::napi_env, block: Block, len: usize) -> napi::Result<sys::napi_
     let value = copy(env, &block[..len]);
     give_back(block);
     value
+}
+
+/// V8 asks itself how much its youngest buffers hold only when it allocates the
+/// memory of one. So it is made to: what was lent and dropped comes back after
+/// some 64 MiB, and not after hundreds (docs/decisions/0011).
+fn have_lent_counted(env: sys::napi_env) {
+    let (mut data, mut value) = (null_mut(), null_mut());
+    // SAFETY: `data` and `value` are written on success. Without it the chunk is as good, and comes back later.
+    unsafe { sys::napi_create_arraybuffer(env, 8, &raw mut data, &raw mut value) };
 }
 
 fn copy(env: sys::napi_env, bytes: &[u8]) -> napi::Result<sys::napi_value> {
