@@ -55,16 +55,41 @@ async function timedRead(stream: ReadableStream<Uint8Array>): Promise<number> {
   return performance.now() - begin;
 }
 
-async function portRead(writer: string): Promise<number> {
-  await using port = await open(writer, [], { stdin: "null", stderr: "null" });
-  return await timedRead(port.stdout);
+/** The same, every read into the same buffer of 256 KiB. */
+async function timedFill(stream: ReadableStream<Uint8Array>): Promise<number> {
+  const begin = performance.now();
+  const reader = stream.getReader({ mode: "byob" });
+  let bytes = 0;
+  for (let buffer = new ArrayBuffer(256 * 1024);;) {
+    const { value, done } = await reader.read(new Uint8Array(buffer));
+    if (done) break;
+    bytes += value.length;
+    buffer = value.buffer;
+  }
+  if (bytes !== GIB) throw new Error(`${bytes} bytes instead of ${GIB}`);
+  return performance.now() - begin;
 }
 
-async function commandRead(writer: string): Promise<number> {
+type Read = typeof timedRead;
+
+async function portRead(writer: string, read: Read): Promise<number> {
+  await using port = await open(writer, [], { stdin: "null", stderr: "null" });
+  return await read(port.stdout);
+}
+
+async function commandRead(writer: string, read: Read): Promise<number> {
   const child = new Deno.Command(writer, { stdin: "null", stdout: "piped", stderr: "null" })
     .spawn();
-  const ms = await timedRead(child.stdout);
+  const ms = await read(child.stdout);
   await child.status;
+  return ms;
+}
+
+/** What a plain reader in C takes for it. */
+async function limitRead(writer: string, reader: string): Promise<number> {
+  const { stdout } = await new Deno.Command(reader, { args: [writer] }).output();
+  const ms = Number(new TextDecoder().decode(stdout));
+  if (!(ms > 0)) throw new Error("bench/reader.c failed");
   return ms;
 }
 
@@ -84,25 +109,41 @@ function spread(values: readonly number[]): number {
   return Math.max(even / odd, odd / even);
 }
 
-/** Runs the two in turn, once unmeasured, and returns one row. */
-async function compare(name: string, ours: Work, theirs: Work, most: number): Promise<string> {
-  const [a, b]: [number[], number[]] = [[], []];
-  await ours();
-  await theirs();
-  for (let round = 0; round < ROUNDS; round++) {
-    a.push(await ours());
-    b.push(await theirs());
+interface Row {
+  name: string;
+  ours: Work;
+  theirs: Work;
+  /** What C takes, where there is a program for it. */
+  limit?: Work;
+  /** How many times `theirs`, or `limit`, ours may take. */
+  most: number;
+  of?: "theirs" | "limit";
+}
+
+/** Runs all of a row in turn, once unmeasured, and returns its line. */
+async function compare({ name, ours, theirs, limit, most, of = "theirs" }: Row): Promise<string> {
+  const works = { ours, theirs, ...(limit === undefined ? {} : { limit }) };
+  const taken = { ours: [] as number[], theirs: [] as number[], limit: [] as number[] };
+  for (let round = 0; round <= ROUNDS; round++) {
+    for (const [who, work] of Object.entries(works) as [keyof typeof taken, Work][]) {
+      const ms = await work();
+      if (round > 0) taken[who].push(ms);
+    }
   }
-  const ratio = median(a) / median(b);
-  const noise = Math.max(spread(a), spread(b));
+  const ratio = (to: keyof typeof taken) => median(taken.ours) / median(taken[to]);
+  const noise = Math.max(spread(taken.ours), spread(taken[of]));
+  const ms = (who: keyof typeof taken) =>
+    taken[who].length > 0 ? `${median(taken[who]).toFixed(2)} ms` : "-";
   const cells = [
     name,
-    `${median(a).toFixed(2)} ms`,
-    `${median(b).toFixed(2)} ms`,
-    `${ratio.toFixed(2)}x the time`,
+    ms("limit"),
+    ms("ours"),
+    ms("theirs"),
+    `${ratio("theirs").toFixed(2)}x`,
+    limit === undefined ? "-" : `${ratio("limit").toFixed(2)}x`,
     `${((noise - 1) * 100).toFixed(0)} %`,
-    `<= ${most.toFixed(2)}x`,
-    verdict(ratio, most, noise),
+    `<= ${most.toFixed(2)}x ${of === "theirs" ? "Deno.Command" : "C"}`,
+    verdict(ratio(of), most, noise),
   ];
   return `| ${cells.join(" | ")} |`;
 }
@@ -169,36 +210,57 @@ async function memoryRows(): Promise<string[]> {
 
 function memoryRow(name: string, kib: number, most: number): string {
   const met = kib <= most ? "met" : "missed";
-  return `| ${name} | ${kib} KiB | - | - | - | <= ${most} KiB | ${met} |`;
+  return `| ${name} | - | ${kib} KiB | - | - | - | - | <= ${most} KiB | ${met} |`;
 }
 
 // The run
 
-/** Compiles the program that writes 1 GiB. */
-async function buildWriter(folder: string): Promise<string> {
-  const writer = `${folder}/writer`;
-  const source = new URL("./writer.c", import.meta.url).pathname;
-  const { success } = await new Deno.Command("cc", { args: ["-O2", "-o", writer, source] })
+/** Compiles one of the programs that stand beside this file. */
+async function build(folder: string, name: string): Promise<string> {
+  const program = `${folder}/${name}`;
+  const source = new URL(`./${name}.c`, import.meta.url).pathname;
+  const { success } = await new Deno.Command("cc", { args: ["-O2", "-o", program, source] })
     .spawn().status;
-  if (!success) throw new Error("cc failed on bench/writer.c");
-  return writer;
+  if (!success) throw new Error(`cc failed on bench/${name}.c`);
+  return program;
 }
 
 const folder = await Deno.makeTempDir({ prefix: "proton-bench-" });
 try {
-  const writer = await buildWriter(folder);
+  const [writer, reader] = [await build(folder, "writer"), await build(folder, "reader")];
+  const limit = () => limitRead(writer, reader);
   console.log(
     `Linux ${Deno.osRelease()}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}; ` +
-      `medians of ${ROUNDS}, A B A B\n`,
+      `medians of ${ROUNDS}, A B A B; times, so less is better\n`,
   );
-  console.log("| work | port | Deno.Command | ratio | spread | target | |");
-  console.log("|---|---|---|---|---|---|---|");
   console.log(
-    await compare("spawn + exit of true, three pipes", portSpawns, commandSpawns, 1.2),
+    "| work | C limit | port | Deno.Command | to Deno.Command | to C | spread | target | |",
   );
-  const read = () => portRead(writer);
-  const theirRead = () => commandRead(writer);
-  console.log(await compare("1 GiB of stdout, 128 KiB writes", read, theirRead, 0.5));
+  console.log("|---|---|---|---|---|---|---|---|---|");
+  const rows: Row[] = [
+    {
+      name: "spawn + exit of true, three pipes",
+      ours: portSpawns,
+      theirs: commandSpawns,
+      most: 1.2,
+    },
+    {
+      name: "1 GiB of stdout, 128 KiB writes, default reader",
+      ours: () => portRead(writer, timedRead),
+      theirs: () => commandRead(writer, timedRead),
+      limit,
+      most: 0.5,
+    },
+    {
+      name: "1 GiB of stdout, 128 KiB writes, BYOB reader",
+      ours: () => portRead(writer, timedFill),
+      theirs: () => commandRead(writer, timedFill),
+      limit,
+      most: 1 / 0.95,
+      of: "limit",
+    },
+  ];
+  for (const row of rows) console.log(await compare(row));
   for (const row of await memoryRows()) console.log(row);
 } finally {
   await Deno.remove(folder, { recursive: true });
