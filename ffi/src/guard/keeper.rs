@@ -205,7 +205,7 @@ impl Keeper {
                 helper::give_memory_back();
             }
             // Looked at once: with the child ended and no other child there is nobody who could bring one.
-            if self.wait.is_some() && self.starting.is_none() && self.tree().is_empty() {
+            if self.wait.is_some() && self.starting.is_none() && self.is_alone() {
                 return self.finish(Outcome::default(), true);
             }
             match (self.phase, self.wait) {
@@ -217,6 +217,15 @@ impl Keeper {
                 let outcome = self.kill()?;
                 return self.finish(outcome, false);
             }
+        }
+    }
+
+    /// Nothing of the tree is left but the child's own zombie. Mostly a single look says so; others that have
+    /// ended are reaped where it does not.
+    fn is_alone(&self) -> bool {
+        self.tree().is_empty() || {
+            self.tree().reap();
+            self.tree().is_empty()
         }
     }
 
@@ -263,8 +272,10 @@ impl Keeper {
         }
         if events {
             helper::drain_events(&self.events);
-            // Orphans that were adopted while the child lives must not pile up as zombies.
-            self.tree().reap();
+            // Orphans that were adopted while the child lives must not pile up as zombies. After it `run` looks.
+            if self.wait.is_none() || self.starting.is_some() {
+                self.tree().reap();
+            }
         }
         if runtime {
             self.runtime_gone();

@@ -50,9 +50,9 @@ pub struct End {
 }
 
 impl End {
+    /// Of a pipe made just now, which has no other flags that could be set.
     fn new(fd: OwnedFd) -> Result<Self, Errno> {
-        let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
         Ok(End { fd, grown: false, run: 0 })
     }
 
