@@ -9,4 +9,6 @@ use proton_stream::kernel::wire::FromGuardian;
 #[path = "../../tests/wire/record.rs"]
 mod record;
 
-fuzz_target!(|bytes: &[u8]| _ = record::lawful::<FromGuardian>(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    _ = record::lawful::<FromGuardian>(bytes);
+});

@@ -9,4 +9,6 @@ use proton_stream::kernel::wire::FromKeeper;
 #[path = "../../tests/wire/record.rs"]
 mod record;
 
-fuzz_target!(|bytes: &[u8]| _ = record::lawful::<FromKeeper>(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    _ = record::lawful::<FromKeeper>(bytes);
+});

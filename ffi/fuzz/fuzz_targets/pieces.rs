@@ -8,4 +8,6 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../tests/wire/packets.rs"]
 mod packets;
 
-fuzz_target!(|bytes: &[u8]| _ = packets::pieces(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    _ = packets::pieces(bytes);
+});

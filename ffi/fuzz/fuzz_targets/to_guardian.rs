@@ -9,4 +9,6 @@ use proton_stream::kernel::wire::ToGuardian;
 #[path = "../../tests/wire/record.rs"]
 mod record;
 
-fuzz_target!(|bytes: &[u8]| _ = record::lawful::<ToGuardian>(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    _ = record::lawful::<ToGuardian>(bytes);
+});
