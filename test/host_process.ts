@@ -64,7 +64,7 @@ export class Host implements AsyncDisposable {
     this.#errors = new Response(process.stderr).text();
   }
 
-  /** Runs `script`; in it are `open`, `Mailbox` and all else of mod.ts as `proton`, PROBE, say, hear, ready, left. */
+  /** Runs `script`; in it are `open`, `Mailbox` and all else of mod.ts as `proton`, PROBE, TREE, say, hear, ready, left. */
   static start(script: string, options: HostOptions = {}): Host {
     const { user, allow = ["--allow-all"], env = {} } = options;
     const uid = user?.uid ?? null;
@@ -195,7 +195,8 @@ import { hear, left, ready, readyWords, say } from "${tree}test/fixtures/host.ts
 const { Mailbox } = proton;
 const open = ${kill === undefined ? "proton.open" : OPEN(kill)};
 const PROBE = ${JSON.stringify(probe)};
-void [hear, left, ready, readyWords, say, open, Mailbox, PROBE];
+const TREE = ${JSON.stringify(tree)};
+void [hear, left, ready, readyWords, say, open, Mailbox, PROBE, TREE];
 `;
 
 const OPEN = (kill: Kill): string =>
@@ -226,9 +227,12 @@ function readableByAll(): Place {
   return copied = { tree, deno: `${tree}deno`, probe: `${tree}probe` };
 }
 
+/** What hosts import beside mod.ts. */
+const HOSTS_OWN = ["test/fixtures/host.ts", "test/random.ts", "test/soak"];
+
 /** What a program needs of the checkout to use mod.ts, copied into `folder` (which ends with a slash). */
 export function copyTree(folder: string): void {
-  for (const part of ["mod.ts", "src", "npm/native", "test/fixtures/host.ts"]) {
+  for (const part of ["mod.ts", "src", "npm/native", ...HOSTS_OWN]) {
     cpSync(CHECKOUT + part, folder + part, { recursive: true });
   }
 }

@@ -18,6 +18,8 @@ export interface Burst {
   spawns: number;
   /** In the environment of every program. */
   mark: string;
+  /** What ends a tree: one of them. */
+  kill: ("auto" | "tree")[];
   probe: string;
 }
 
@@ -30,28 +32,28 @@ const PROGRAMS = (probe: string): [command: string, ...args: string[]][] => [
   [probe, "ignore-sigterm"],
 ];
 
-function options(below: Below, mark: string): OpenOptions {
+function options(below: Below, { mark, kill }: Burst): OpenOptions {
   return {
     env: { PROTON_TEST_MARK: mark },
     delayToSigkill: oneOf(below, [0, 20, 200]),
     onOwnerDeath: oneOf(below, ["graceful", "kill"]),
-    containment: { kill: oneOf(below, ["auto", "tree"]) },
+    containment: { kill: oneOf(below, kill) },
     stderr: oneOf(below, ["piped", "null"]),
   };
 }
 
 /** Never ends: it is to be killed. */
-export async function burst({ seed, spawns, mark, probe }: Burst): Promise<never> {
-  const below = random(seed);
+export async function burst(task: Burst): Promise<never> {
+  const below = random(task.seed);
   const spawn = async () => {
-    const [command, ...args] = oneOf(below, PROGRAMS(probe));
-    const port = await open(command, args, options(below, mark));
+    const [command, ...args] = oneOf(below, PROGRAMS(task.probe));
+    const port = await open(command, args, options(below, task));
     if (below(3) === 0) await port.close();
   };
   say("up");
   await hear();
   const going: Promise<void>[] = [];
-  for (let n = 1; n <= spawns; n++) {
+  for (let n = 1; n <= task.spawns; n++) {
     say("open", n);
     going.push(spawn());
     if (below(2) === 0) await Promise.all(going);

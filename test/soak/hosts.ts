@@ -9,8 +9,8 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { assert, pause, PROBE, Scratch, until } from "../helpers.ts";
-import { Host } from "../host_process.ts";
+import { assert, pause, Scratch, until } from "../helpers.ts";
+import type { Host, HostOptions } from "../host_process.ts";
 import { endMarked, leftOf, newMark } from "../marks.ts";
 import { type Below, random } from "../random.ts";
 import type { Burst } from "./burst.ts";
@@ -19,23 +19,26 @@ export interface Plan {
   seed: number;
   /** How many ports are to be opened, or begun to be, by all hosts together. */
   spawns: number;
+  /** What ends a tree: one of them, drawn for each. */
+  kill: Burst["kill"];
+  start: (script: string, options: HostOptions) => Host;
   /** Told after each host's end. */
   progress?: (spawns: number) => void;
 }
 
-const BURST = new URL("burst.ts", import.meta.url).href;
 const PER_HOST = 10;
 const HOSTS_AT_ONCE = 4;
 /** How long after a line a host may live on: about as long as a start takes. */
 const MOST_MS = 12;
 
 /** Returns how many hosts were killed. */
-export async function killHosts({ seed, spawns, progress }: Plan): Promise<number> {
+export async function killHosts(plan: Plan): Promise<number> {
+  const { seed, spawns, progress } = plan;
   const below = random(seed);
   let [done, hosts] = [0, 0];
   const lane = async () => {
     while (done < spawns) {
-      done += await killOne(below);
+      done += await killOne(below, plan);
       hosts++;
       progress?.(done);
     }
@@ -45,13 +48,13 @@ export async function killHosts({ seed, spawns, progress }: Plan): Promise<numbe
 }
 
 /** One host from start to end; returns how many ports it has begun to open. */
-async function killOne(below: Below): Promise<number> {
+async function killOne(below: Below, { kill, start }: Plan): Promise<number> {
   const mark = newMark();
-  using scratch = new Scratch();
-  const task: Burst = { seed: 1 + below(2 ** 31), spawns: PER_HOST, mark, probe: PROBE };
-  await using host = Host.start(
-    `const { burst } = await import(${JSON.stringify(BURST)});
-    await burst(${JSON.stringify(task)});`,
+  using scratch = new Scratch().open();
+  const task: Omit<Burst, "probe"> = { seed: 1 + below(2 ** 31), spawns: PER_HOST, mark, kill };
+  await using host = start(
+    `const { burst } = await import(TREE + "test/soak/burst.ts");
+    await burst({ probe: PROBE, ...${JSON.stringify(task)} });`,
     { under: ["setsid"], env: { TMPDIR: scratch.path } },
   );
   try {

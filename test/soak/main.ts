@@ -9,6 +9,7 @@
  */
 
 import { assertEquals } from "@std/assert";
+import { Host } from "../host_process.ts";
 import { seedOf } from "../random.ts";
 import { killKeepers, terminateWorkers } from "./batches.ts";
 import { killHosts } from "./hosts.ts";
@@ -23,7 +24,8 @@ const PARTS: Readonly<Record<string, Part>> = {
   hosts: {
     what: "#31: spawns of hosts that are killed",
     count: 10_000,
-    run: (seed, spawns, progress) => killHosts({ seed, spawns, progress }),
+    run: (seed, spawns, progress) =>
+      killHosts({ seed, spawns, kill: ["auto", "tree"], start: Host.start, progress }),
   },
   workers: {
     what: "Workers that are terminated",
