@@ -6,6 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/wire/packets.rs"]
+#[allow(dead_code, reason = "each target uses one of its two laws")]
 mod packets;
 
 fuzz_target!(|bytes: &[u8]| {
