@@ -154,6 +154,8 @@ test("a selective receive behind a full window is refused by name, with discard 
   const first = await owner.receive();
   assert(first.type === "data" || first.type === "error");
   new Pattern(first.type === "data" ? 1 : 2).feed(first.data);
+  // Full again: what stands in the mailbox is dropped, and not only what would come.
+  await assertRejects(() => within(owner.receive(isExit), { what: "an answer" }), WindowFullError);
   const exit = await owner.receive(isExit, { discard: true });
   assert(exit.type === "exit" && exit.port === port);
   assertEquals(exit.reason, { kind: "normal" });
