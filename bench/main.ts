@@ -10,6 +10,7 @@
  */
 
 import { open } from "../mod.ts";
+import { killRows } from "./kill.ts";
 
 const ROUNDS = 6;
 const SPAWNS = 60;
@@ -262,6 +263,8 @@ try {
   ];
   for (const row of rows) console.log(await compare(row));
   for (const row of await memoryRows()) console.log(row);
+  console.log();
+  for await (const row of killRows()) console.log(row);
 } finally {
   await Deno.remove(folder, { recursive: true });
 }
