@@ -50,9 +50,12 @@ impl Tree<'_> {
     /// This list is exact, since only this process removes its children from
     /// it, and orphans enter it before the end of their parent can be seen.
     pub fn is_empty(&self) -> bool {
-        self.children()
-            .into_iter()
-            .all(|pid| self.hold == Some(pid) && !matches!(helper::wait(Whose::Pid(pid), true), Ok(None)))
+        self.children().into_iter().all(|pid| self.is_held_zombie(pid))
+    }
+
+    /// One that can be reaped: while somebody else traces it, its end is the tracer's to take.
+    fn is_held_zombie(&self, pid: i32) -> bool {
+        self.hold == Some(pid) && !matches!(helper::wait(Whose::Pid(pid), true), Ok(None))
     }
 
     /// Sends `signal` once to everything. Returns how many got it.
@@ -107,7 +110,7 @@ impl Tree<'_> {
                 continue;
             }
             let stat = procfs::stat(pid);
-            if self.hold == Some(pid) && stat.as_ref().is_some_and(procfs::Stat::has_ended) {
+            if self.is_held_zombie(pid) {
                 continue;
             }
             // Hidden by hidepid: a child of ours has at least its number.
