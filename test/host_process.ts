@@ -68,9 +68,10 @@ export class Host implements AsyncDisposable {
   static start(script: string, options: HostOptions = {}): Host {
     const { user, allow = ["--allow-all"], env = {} } = options;
     const uid = user?.uid ?? null;
-    const place = uid === null
-      ? { tree: options.tree ?? CHECKOUT, deno: Deno.execPath(), probe: PROBE }
-      : readableByAll();
+    const place = {
+      ...placeOf(uid),
+      ...(options.tree === undefined ? {} : { tree: options.tree }),
+    };
     const folder = Deno.makeTempDirSync({ prefix: "proton_test_host_" });
     Deno.writeTextFileSync(`${folder}/host.ts`, PRELUDE(place, options.kill) + script);
     if (uid !== null) chownAll(folder, uid);
@@ -213,6 +214,15 @@ let shared: string | undefined;
 /** One compile cache for all hosts of one user. */
 function denoDir(): string {
   return shared ??= temporary("proton_test_deno_");
+}
+
+function placeOf(uid: number | null): Place {
+  return uid === null ? { tree: CHECKOUT, deno: Deno.execPath(), probe: PROBE } : readableByAll();
+}
+
+/** The probe, where that user can run it. */
+export function probeOf(user: User): string {
+  return placeOf(user.uid).probe;
 }
 
 let copied: Place | undefined;

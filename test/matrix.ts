@@ -11,7 +11,7 @@
 
 import { Cgroup, MOUNT } from "./cgroups.ts";
 import { ROOT, test } from "./helpers.ts";
-import { Host, type HostOptions, type Kill, type User } from "./host_process.ts";
+import { Host, type HostOptions, type Kill, probeOf, type User } from "./host_process.ts";
 
 /** Who runs the host, and what ends its trees. */
 export interface Mode {
@@ -53,6 +53,11 @@ export class Run {
 
   get privileged(): boolean {
     return this.mode.name.endsWith("root");
+  }
+
+  /** The probe, where this mode's user can run it. */
+  get probe(): string {
+    return probeOf(this.mode.user);
   }
 
   /** A host in this mode. Whatever comes of it has to be gone at the end of the case. */

@@ -59,9 +59,20 @@ async function survivedBy({ host, trees }: Cast, who: readonly Who[]): Promise<v
 async function nextStart(run: Run): Promise<void> {
   await using host = run.start(`await (await open("true")).status; say("swept"); await hear();`);
   await host.next("swept");
-  await until(() => (run.cgroup?.below() ?? []).length < 2, {
-    what: "the dead runtime's cgroup removed",
+  await pairs(1, run);
+}
+
+/** Waits until as many pairs of guards have a directory for the cgroups of their trees, and no more. */
+async function pairs(count: number, { cgroup }: Run): Promise<void> {
+  if (cgroup === null) return;
+  const all = () => cgroup.below().filter((folder) => /\/proton-[^/]+$/.test(folder));
+  await until(() => all().length === count, {
+    what: () => `the end of all but ${count} of ${all()}`,
   });
+}
+
+function bothGuards(who: readonly Who[]): boolean {
+  return who.includes("watchdog") && who.includes("guardian");
 }
 
 function deaths(number: string, title: string, who: readonly Who[]): void {
@@ -73,10 +84,14 @@ function deaths(number: string, title: string, who: readonly Who[]): void {
       const all = await Cast.of(host);
       await dieTogether(cast(all, who));
       await gone(doomed(who).flatMap((at) => all.tree(at)));
-      if (!who.includes("runtime")) return await survivedBy(all, who);
+      if (!who.includes("runtime")) {
+        await survivedBy(all, who);
+        if (bothGuards(who)) await pairs(1, run); // the old pair's was the runtime's to remove
+        return;
+      }
       await host.end();
       await gone([all.watchdog, all.guardian, ...all.keepers]);
-      if (who.includes("watchdog") && who.includes("guardian")) await nextStart(run);
+      if (bothGuards(who)) await nextStart(run);
     },
   });
 }
@@ -128,9 +143,10 @@ async function beyondReach(run: Run, who: readonly Who[]): Promise<void> {
   await dieTogether(cast(all, who));
   const [child, ...daemons] = all.tree(0);
   await gone([...all.trees.slice(1).flat(), ...child === undefined ? [] : [child]]);
-  if (run.mode.kill === "cgroup2" && !who.includes("runtime")) return await gone(daemons);
+  if (run.mode.kill === "cgroup2" && !who.includes("runtime")) await gone(daemons);
   for (const { pid } of daemons.filter(alive)) Deno.kill(pid, "SIGKILL");
   if (who.includes("runtime")) await nextStart(run);
+  else await pairs(0, run);
 }
 
 matrixCase({
