@@ -135,7 +135,32 @@ impl Plan {
 }
 
 /// Where a child is to live: its cgroup and the way into it, or why there is none.
-pub type Home<'a> = Result<(&'a Leaf, Way), (Lack, i32)>;
+pub type Home = Result<(Leaf, Way), (Lack, i32)>;
+
+/// What a start needs that does not depend on what is started.
+pub struct Ready {
+    outcome: OwnedFd,
+    report: OwnedFd,
+    stack: Stack,
+    /// The cgroup itself where the child is born there, its `cgroup.procs` where it joins.
+    door: Option<OwnedFd>,
+    pub home: Home,
+}
+
+impl Ready {
+    pub fn new(home: Home) -> Result<Ready, (Stage, Errno)> {
+        let at_clone = |errno| (Stage::Clone, errno);
+        let (outcome, report) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at_clone)?;
+        let stack = Stack::new(STACK_BYTES).map_err(at_clone)?;
+        let door = match &home {
+            Ok((leaf, Way::Born)) => Some(leaf.open().map_err(|errno| (Stage::Cgroup, errno))?),
+            Ok((leaf, Way::Joins)) => Some(leaf.procs().map_err(|errno| (Stage::Cgroup, errno))?),
+            Err(_) => None,
+        };
+        Ok(Ready { outcome, report, stack, door, home })
+    }
+}
 
 /// Starts the child of `launch`. `fds` are its 0, 1 and 2 and its working
 /// directory. Where it does not get into its cgroup it is started without one,
@@ -144,20 +169,17 @@ pub fn start(
     launch: Launch,
     own: &Own<'_>,
     fds: &[OwnedFd; 4],
-    home: Home,
+    Ready { outcome, report, stack, door, home }: Ready,
 ) -> Result<Started, (Stage, Errno)> {
     let at_clone = |errno| (Stage::Clone, errno);
     let [stdin, stdout, stderr, cwd] = fds.each_ref().map(AsRawFd::as_raw_fd);
-    let (outcome, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at_clone)?;
-    let joins = home.ok().filter(|(_, way)| *way == Way::Joins);
-    let join = joins.map(|(leaf, _)| leaf.procs()).transpose().map_err(|errno| (Stage::Cgroup, errno))?;
-    let numbers = [report.as_raw_fd(), join.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
-    let plan = Box::new(Plan::new(launch, own, [stdin, stdout, stderr], cwd, numbers)?);
-    let stack = Stack::new(STACK_BYTES).map_err(at_clone)?;
+    let way = home.as_ref().ok().map(|(_, way)| *way);
+    let join = door.as_ref().filter(|_| way == Some(Way::Joins)).map_or(-1, AsRawFd::as_raw_fd);
+    let plan = Box::new(Plan::new(launch, own, [stdin, stdout, stderr], cwd, [report.as_raw_fd(), join])?);
     let mut cloned = None;
     let mut lack = home.err().unwrap_or((Lack::Nothing, 0));
-    if let Ok((leaf, Way::Born)) = home {
-        match leaf.open().and_then(|cgroup| clone(&plan, &stack, Some(cgroup.as_fd()))) {
+    if let (Some(Way::Born), Some(cgroup)) = (way, &door) {
+        match clone(&plan, &stack, Some(cgroup.as_fd())) {
             Ok(born) => cloned = Some(born),
             // Not for want of a cgroup: without one it would fail as well.
             Err(errno @ (Errno::AGAIN | Errno::NOMEM)) => return Err(at_clone(errno)),

@@ -9,12 +9,13 @@
 //! - It says "done" only when it has no descendant left, else it names them.
 //! - It never waits for one thing only: whatever hangs, the rest is still heard.
 
-use crate::guard::child::{self, Memory, Own};
+use crate::guard::child::{self, Memory, Own, Ready};
 use crate::guard::oom;
 use crate::guard::place::{Found, Why};
 use crate::kernel::cgroup::{Leaf, Way};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Ended, Whose};
+use crate::kernel::sys::host::Priorities;
 use crate::kernel::tree::{Outcome, Tree};
 use crate::kernel::wire::{Cause, Done, FromKeeper, Lack, Launch, Scope, Stage, ToKeeper, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -108,12 +109,6 @@ pub fn said(fd: &PollFd<'_>) -> bool {
     !fd.revents().is_empty()
 }
 
-/// What this process has itself, to compare with what the child is to have.
-fn own(limits: &[(u64, u64)], mask_bytes: usize) -> Own<'_> {
-    let host = crate::kernel::sys::host::Priorities::of_this_thread(mask_bytes);
-    Own { limits, nice: host.nice, affinity: host.affinity, scheduler: host.scheduler, ioprio: host.ioprio }
-}
-
 /// The cgroup of a launch, made just now; or why there is none.
 fn make_leaf(wanted: bool, place: Found, id: u32) -> Result<(Leaf, Way), Why> {
     if !wanted {
@@ -130,13 +125,46 @@ fn make_leaf(wanted: bool, place: Found, id: u32) -> Result<(Leaf, Way), Why> {
     Ok((leaf, place.way))
 }
 
+/// What a keeper does while the launch record is still being made.
+pub struct Prepared<'a> {
+    own: Own<'a>,
+    cgroup: bool,
+    ready: Ready,
+}
+
+impl<'a> Prepared<'a> {
+    /// `place` is where the child's cgroup goes, by the keeper's number.
+    pub fn new(
+        cgroup: bool,
+        limits: &'a [(u64, u64)],
+        (place, id): (Found, u32),
+    ) -> Result<Self, (Stage, Errno)> {
+        let host = Priorities::of_this_thread(0);
+        let Priorities { nice, affinity, scheduler, ioprio } = host;
+        let own = Own { limits, nice, affinity, scheduler, ioprio };
+        let ready = Ready::new(make_leaf(cgroup, place, id))?;
+        Ok(Prepared { own, cgroup, ready })
+    }
+
+    /// Whether it is for a start in a cgroup.
+    pub fn cgroup(&self) -> bool {
+        self.cgroup
+    }
+
+    /// Nothing comes of it.
+    pub fn undo(self) {
+        if let Ok((leaf, _)) = self.ready.home {
+            leaf.end(Instant::now() + DEADLINE); // nobody was ever in it
+        }
+    }
+}
+
 impl Keeper {
-    /// Clones the child. `place` is where its cgroup goes, by the keeper's number.
+    /// Clones the child.
     pub fn start(
         launch: Launch,
-        limits: &[(u64, u64)],
         fds: [OwnedFd; 4],
-        (place, id): (Found, u32),
+        Prepared { own, ready, .. }: Prepared,
         Links { port, leash, runtime, events }: Links,
     ) -> Result<Self, (OwnedFd, Stage, Errno)> {
         let terms = Terms {
@@ -146,20 +174,14 @@ impl Keeper {
             output_piped: launch.output_piped,
         };
         let (own_group, timeout) = (launch.join_group.is_none(), launch.timeout_ms.map(ms));
-        let lent = match oom::lend(launch.oom_score_adj) {
-            Ok(lent) => lent,
-            Err(errno) => return Err((port, Stage::OomScoreAdj, errno)),
-        };
-        let own = own(limits, launch.affinity.len());
+        let leaf = ready.home.as_ref().ok().map(|(leaf, _)| leaf.clone());
         let started = Instant::now();
-        let made = make_leaf(launch.cgroup, place, id);
-        let home = made.as_ref().map(|(leaf, way)| (leaf, *way)).map_err(|why| *why);
-        let outcome = child::start(launch, &own, &fds, home);
-        let used = outcome.as_ref().is_ok_and(|child| child.lack.0 == Lack::Nothing);
-        let leaf =
-            made.ok().map(|(leaf, _)| leaf).filter(|leaf| used || !leaf.end(Instant::now() + DEADLINE));
-        let child = match outcome {
-            Ok(child) => child,
+        let lent = oom::lend(launch.oom_score_adj).map_err(|errno| (Stage::OomScoreAdj, errno));
+        let outcome = lent.and_then(|lent| Ok((lent, child::start(launch, &own, &fds, ready)?)));
+        let used = outcome.as_ref().is_ok_and(|(_, child)| child.lack.0 == Lack::Nothing);
+        let leaf = leaf.filter(|leaf| used || !leaf.end(Instant::now() + DEADLINE));
+        let (lent, child) = match outcome {
+            Ok(started) => started,
             Err((stage, errno)) => return Err((port, stage, errno)),
         };
         Ok(Keeper {
@@ -371,6 +393,7 @@ impl Keeper {
                 self.end(cause, ms(grace_ms));
             }
             ToKeeper::Eof => self.eof = true,
+            ToKeeper::Prepare { .. } => {} // it has a child
         }
     }
 

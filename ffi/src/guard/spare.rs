@@ -7,16 +7,17 @@
 //! fork. It goes when the runtime closes its socket, and with runtime and
 //! guardian.
 
-use crate::guard::keeper::{poll, said, Keeper, Links};
+use crate::guard::keeper::{poll, said, Keeper, Links, Prepared};
 use crate::guard::place::Found;
 use crate::guard::table::Table;
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Title};
-use crate::kernel::wire::{Assembler, FromKeeper, Launch, ToKeeper, PACKET};
+use crate::kernel::wire::{Assembler, FromKeeper, Launch, Stage, ToKeeper, PACKET};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What a keeper is born with.
 pub struct Birth<'a> {
@@ -54,14 +55,19 @@ fn live(birth: Birth) -> Result<(), Errno> {
         let _ = rustix::thread::set_name(c"proton-spare");
         birth.title.show("proton-spare");
         table.grant(at, 0);
-        let Some((launch, fds)) = read_launch(&links)? else {
-            return Ok(()); // the runtime or the guardian is gone: nothing was started
+        let seat = Seat { limits: birth.limits, place: (birth.place, birth.id) };
+        let (launch, fds, prepared) = match read_launch(&links, &seat)? {
+            Some(all) => all,
+            None => return Ok(()), // the runtime or the guardian is gone: nothing was started
         };
         let _ = rustix::thread::set_name(c"proton-keeper");
         birth.title.show("proton-keeper");
         table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
-        let place = (birth.place, birth.id);
-        links = match Keeper::start(launch, birth.limits, fds, place, links) {
+        let started = match prepared.map_or_else(|| seat.prepare(launch.cgroup), Ok) {
+            Ok(prepared) => Keeper::start(launch, fds, prepared, links),
+            Err((stage, errno)) => Err((links.port, stage, errno)),
+        };
+        links = match started {
             Ok(keeper) => match keeper.run()? {
                 Some(links) => links,
                 None => return Ok(()),
@@ -76,34 +82,120 @@ fn live(birth: Birth) -> Result<(), Errno> {
     }
 }
 
+/// What a keeper has for each of its children.
+struct Seat<'a> {
+    limits: &'a [(u64, u64)],
+    place: (Found<'a>, u32),
+}
+
+impl<'a> Seat<'a> {
+    fn prepare(&self, cgroup: bool) -> Result<Prepared<'a>, (Stage, Errno)> {
+        Prepared::new(cgroup, self.limits, self.place)
+    }
+}
+
+/// How long a keeper that has prepared looks out for the launch record without going to sleep: to be woken
+/// would take a tenth of what a start takes, and the record is on its way.
+const WATCHFUL: Duration = Duration::from_millis(1);
+
+/// How long what was prepared is kept for it.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// With one alone, whatever is done early is done at the runtime's expense.
+fn has_processors() -> bool {
+    rustix::thread::sched_getaffinity(None).is_ok_and(|set| set.count() > 1)
+}
+
 /// Static, so that a keeper has only those of its pages that a record needs.
 static RECORD: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
 
-/// Puts the launch record together, with the child's 0, 1, 2 and its working directory.
-fn read_launch(Links { port, leash, runtime, .. }: &Links) -> Result<Option<(Launch, [OwnedFd; 4])>, Errno> {
-    let mut assembler = Assembler::default();
-    let mut fds = Vec::new();
-    let mut buffer = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
-    loop {
-        let mut waiting = [port, leash, runtime].map(|fd| PollFd::new(fd, PollFlags::IN));
-        poll(&mut waiting, None)?;
-        let [_, guardian, owner] = &waiting;
-        if said(guardian) || said(owner) {
-            return Ok(None);
+type Asked<'a> = (Launch, [OwnedFd; 4], Option<Prepared<'a>>);
+
+/// What has come of a launch so far.
+struct Waiting<'a, 'b> {
+    seat: &'b Seat<'a>,
+    assembler: Assembler,
+    fds: Vec<OwnedFd>,
+    prepared: Option<Prepared<'a>>,
+    /// When a record was announced that has not begun to come.
+    since: Option<Instant>,
+}
+
+impl<'a> Waiting<'a, '_> {
+    /// Sleeps, unless the record is to come at any moment. False when the runtime or the guardian is gone.
+    fn rest(&mut self, Links { port, leash, runtime, .. }: &Links) -> Result<bool, Errno> {
+        if self.since.is_some_and(|since| since.elapsed() < WATCHFUL) {
+            std::thread::yield_now();
+            return Ok(true);
         }
-        let packet = match socket::receive(port, &mut buffer[..]) {
-            // For the child before, said when its end was on its way already. (No first packet of a
-            // launch record can be read as such: it begins with the length of the whole.)
-            Ok(Some(packet)) if ToKeeper::decode(&buffer[..packet.len]).is_ok() => continue,
+        let mut waiting = [port, leash, runtime].map(|fd| PollFd::new(fd, PollFlags::IN));
+        poll(&mut waiting, self.since.map(|since| since + PATIENCE))?;
+        let [asked, guardian, owner] = &waiting;
+        if !said(asked) && self.since.take_if(|since| since.elapsed() >= PATIENCE).is_some() {
+            self.prepared.take().into_iter().for_each(Prepared::undo); // there is no such program, or no permission
+        }
+        Ok(!said(guardian) && !said(owner))
+    }
+
+    /// A record is being made.
+    fn prepare(&mut self, cgroup: bool) {
+        if !has_processors() {
+            return; // the runtime makes it sooner without us
+        }
+        self.keep_fitting(cgroup);
+        if self.prepared.is_none() {
+            self.prepared = self.seat.prepare(cgroup).ok(); // what fails now fails again, and is told then
+        }
+        self.since = Some(Instant::now());
+    }
+
+    fn keep_fitting(&mut self, cgroup: bool) {
+        match self.prepared.take() {
+            Some(prepared) if prepared.cgroup() == cgroup => self.prepared = Some(prepared),
+            other => other.into_iter().for_each(Prepared::undo),
+        }
+    }
+
+    /// A packet of the record; all of it with the last.
+    fn take(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Option<Asked<'a>>, Errno> {
+        self.since = None;
+        self.fds.extend(fds);
+        let Some(launch) = self.assembler.push(bytes).map_err(|_| Errno::PROTO)? else { return Ok(None) };
+        self.keep_fitting(launch.cgroup);
+        let fds = std::mem::take(&mut self.fds).try_into().map_err(|_| Errno::PROTO)?;
+        Ok(Some((launch, fds, self.prepared.take())))
+    }
+}
+
+impl Drop for Waiting<'_, '_> {
+    fn drop(&mut self) {
+        self.prepared.take().into_iter().for_each(Prepared::undo);
+    }
+}
+
+/// Puts the launch record together, with the child's 0, 1, 2 and its working
+/// directory, and with what could be prepared for it.
+fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, Errno> {
+    let (assembler, fds) = (Assembler::default(), Vec::new());
+    let mut waiting = Waiting { seat, assembler, fds, prepared: None, since: None };
+    let mut buffer = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
+    while waiting.rest(links)? {
+        let packet = match socket::receive(&links.port, &mut buffer[..]) {
             Ok(Some(packet)) => packet,
             Ok(None) => return Ok(None),
             Err(Errno::AGAIN) => continue,
             Err(errno) => return Err(errno),
         };
-        fds.extend(packet.fds);
-        if let Some(launch) = assembler.push(&buffer[..packet.len]).map_err(|_| Errno::PROTO)? {
-            let fds = fds.try_into().map_err(|_| Errno::PROTO)?;
-            return Ok(Some((launch, fds)));
+        // (No first packet of a launch record can be read as a message: it begins with the length of the whole.)
+        let bytes = &buffer[..packet.len];
+        match ToKeeper::decode(bytes) {
+            Ok(ToKeeper::Prepare { cgroup }) => waiting.prepare(cgroup),
+            Ok(_) => {} // for the child before, said when its end was on its way already
+            Err(_) => match waiting.take(bytes, packet.fds)? {
+                None => {}
+                whole => return Ok(whole),
+            },
         }
     }
+    Ok(None)
 }

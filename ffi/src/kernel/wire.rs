@@ -175,9 +175,13 @@ pub enum FromGuardian {
     Swept { id: u32, killed: u32, survivors: Vec<Survivor> },
 }
 
-/// What the runtime tells a keeper after the launch record.
+/// What the runtime tells a keeper beside the launch record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToKeeper {
+    /// Before it: one is being made, so what needs no word of it can be done.
+    Prepare {
+        cgroup: bool,
+    },
     Signal {
         signal: i32,
         scope: Scope,
@@ -482,6 +486,7 @@ impl ToKeeper {
                 w.u32(2).u32(cause as u32).u32(grace_ms).u32(deadline_ms)
             }
             ToKeeper::Eof => w.u32(3),
+            ToKeeper::Prepare { cgroup } => w.u32(4).u32(u32::from(cgroup)),
         };
         w.done()
     }
@@ -496,6 +501,7 @@ impl ToKeeper {
                 deadline_ms: r.u32()?,
             },
             3 => ToKeeper::Eof,
+            4 => ToKeeper::Prepare { cgroup: r.flag()? },
             _ => return Err(Malformed),
         };
         r.end().map(|()| record)

@@ -7,7 +7,7 @@
 //! asked first, and forks while the program is looked up.
 
 use crate::kernel::sys::host;
-use crate::kernel::wire::{Launch, Scheduler, Spec, Stage, Stdio, LAUNCH_MAX};
+use crate::kernel::wire::{Launch, Scheduler, Spec, Stage, Stdio, ToKeeper, LAUNCH_MAX};
 use crate::runtime::environment::Program;
 use crate::runtime::inherit::{self, Identity, Inherited};
 use crate::runtime::pair::Pair;
@@ -31,6 +31,8 @@ pub fn resolve(env: u32, spec: &[u8]) -> Result<Vec<u8>, Failed> {
     let env = reactor.env(env).map_err(at(Stage::Library))?;
     let spec = Spec::decode(spec).map_err(|_| (Stage::Spec, Errno::INVAL))?;
     let port = reactor.port_to_be(&env);
+    // The keeper makes ready while we look the program up.
+    port.iter().for_each(|port| reactor.tell(port, ToKeeper::Prepare { cgroup: !spec.no_cgroup }));
     match find(spec) {
         Ok(program) => {
             let path = program.path.clone();

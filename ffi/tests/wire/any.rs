@@ -65,13 +65,14 @@ impl Any for FromGuardian {
 
 impl Any for ToKeeper {
     fn any(random: &mut Random) -> Self {
-        match random.below(3) {
+        match random.below(4) {
             0 => ToKeeper::Signal { signal: random.i32(), scope: random.of(&all(Scope::from_number)) },
             1 => ToKeeper::Close {
                 cause: random.of(&all(Cause::from_number)),
                 grace_ms: random.u32(),
                 deadline_ms: random.u32(),
             },
+            2 => ToKeeper::Prepare { cgroup: random.one_in(2) },
             _ => ToKeeper::Eof,
         }
     }
