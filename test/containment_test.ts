@@ -176,9 +176,10 @@ test("what ignores SIGTERM is sent it first, and SIGKILL after delayToSigkill", 
 test("what obeys SIGTERM is not killed, however long delayToSigkill is", async () => {
   using scratch = new Scratch();
   const file = scratch.file("notes");
+  // It takes a while to obey: a SIGKILL right behind SIGTERM would be faster.
   await using host = Host.start(`
     const options = { delayToSigkill: 2_000_000_000 };
-    const port = await open(PROBE, ["obey-sigterm", ${JSON.stringify(file)}], options);
+    const port = await open(PROBE, ["obey-sigterm", ${JSON.stringify(file)}, "300"], options);
     await ready(port);
     await port.close();
     const { cause, killed, code } = await port.status;
