@@ -236,16 +236,22 @@ test("arguments and arg0 reach the child as bytes", async () => {
   await other.close();
 });
 
-test("variables set in a loop, here and in a Worker, while ports are opened: nothing crashes", async () => {
+test("variables set and unset in a loop, here and in a Worker, while ports are opened: nothing crashes", async () => {
   await using host = Host.start(`
     if (self.name === "setter") {
       self.onmessage = ({ data: stop }) => {
-        let i = 0;
-        for (; Atomics.load(stop, 0) === 0; i++) Deno.env.set("WORKER_" + i % 500, "x".repeat(i % 300));
-        self.postMessage(i);
+        // All of them and then none, so that the list grows and is moved again and again.
+        const names = Array.from({ length: 500 }, (_, i) => "WORKER_" + i);
+        let turns = 0;
+        for (; Atomics.load(stop, 0) === 0; turns++) {
+          names.forEach((name, i) => Deno.env.set(name, "x".repeat(i % 300)));
+          names.forEach((name) => Deno.env.delete(name));
+        }
+        self.postMessage(turns);
       };
     } else {
       const stop = new Int32Array(new SharedArrayBuffer(4));
+      Deno.env.set("TURN", "none"); // in front of all that is taken out again, so that it keeps its place
       const worker = new Worker(import.meta.url, { type: "module", name: "setter" });
       const sets = new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
       worker.postMessage(stop);
