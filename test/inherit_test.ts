@@ -3,8 +3,9 @@
 
 /** What a child starts with: clean signals, no stray descriptors, and the runtime's own attributes. */
 
-import { assertEquals } from "@std/assert";
-import { open } from "../mod.ts";
+import { assertEquals, assertRejects } from "@std/assert";
+import { open, SpawnError } from "../mod.ts";
+import { nativeCore } from "../src/native/load.ts";
 import {
   asRoot,
   assert,
@@ -151,6 +152,33 @@ test("ports that are only opened and then dropped with their mailbox leave nothi
       await ready(port);
     }
   });
+});
+
+test("every port gives its handle back, however it ends and whether it is read or not", async () => {
+  let [taken, given] = [0, 0];
+  const native = nativeCore();
+  const core = new Proxy(native, {
+    get(_, name) {
+      const value = Reflect.get(native, name, native);
+      if (typeof value !== "function") return value;
+      return (...args: unknown[]) => {
+        if (name === "spawn") taken++;
+        if (name === "release") given++;
+        return value.apply(native, args);
+      };
+    },
+  });
+  const read = await open("echo", ["x"], {}, core);
+  await read.text();
+  const iterated = await open("echo", ["x"], {}, core);
+  for await (const _ of iterated);
+  await (await open("echo", ["x"], {}, core)).close();
+  await (await open("cat", [], {}, core)).close();
+  const silent = await open("true", [], {}, core);
+  await silent.status;
+  await assertRejects(() => open("sh", ["x".repeat(1 << 18)], {}, core), SpawnError, "E2BIG");
+  await until(() => given === taken, { what: () => `${taken} handles back; ${given} are` });
+  assertEquals(taken, 6);
 });
 
 // --- the environment ---------------------------------------------------------
