@@ -10,7 +10,7 @@ mod random;
 
 use proton_stream::runtime::port::{Env, Port, Wake};
 use random::Random;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
@@ -23,90 +23,118 @@ fn any_order_of_announcements_drains_and_releases_is_as_the_model_says() {
     }
 }
 
-/// Passes each wake-up on to a thread that waits for it.
-struct Ring(mpsc::Sender<()>);
+/// What the isolate's thread hears.
+enum Heard {
+    Woken,
+    /// A thread has announced all it has in this round.
+    Finished,
+}
 
-impl Wake for Ring {
+struct Line(mpsc::Sender<Heard>);
+
+impl Wake for Line {
     fn wake(&self) {
-        let _ = self.0.send(()); // a failed test waits no more
+        let _ = self.0.send(Heard::Woken); // a failed test hears no more
     }
 }
 
+const THREADS: usize = 3;
+const ROUNDS: usize = 4_000;
+const PORTS: usize = 4;
 const BITS: usize = 6;
 /// Longer than this takes on any machine: a wake-up that was lost.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// For each port and bit how often it was announced.
-type Counts = Vec<[AtomicU32; BITS]>;
+/// For each port and bit how often it was announced, or when it was seen last.
+#[derive(Default)]
+struct Counts([[AtomicU32; BITS]; PORTS]);
 
-fn counts(ports: usize) -> Counts {
-    (0..ports).map(|_| Default::default()).collect()
+impl Counts {
+    fn numbers(&self) -> Vec<u32> {
+        self.0.iter().flatten().map(|count| count.load(Ordering::Acquire)).collect()
+    }
 }
 
-fn announce_at_random(seed: u64, ports: &[Arc<Port>], announced: &Counts) {
-    let mut random = Random::new(seed);
-    for _ in 0..2_000 {
-        let (port, bit) = (random.below(ports.len()), random.below(BITS));
-        // Counted before it is told: a drain that sees this bit sees this count, or a later one.
-        announced[port][bit].fetch_add(1, Ordering::AcqRel);
-        ports[port].announce(1 << bit);
-        if random.one_in(8) {
-            std::thread::yield_now(); // lets the ring run empty, so that it must wake again
+/// The round that runs. Threads spin for it, so that they begin at the same moment.
+#[derive(Default)]
+struct Rounds(AtomicUsize);
+
+impl Rounds {
+    fn wait_for(&self, round: usize) {
+        while self.0.load(Ordering::Acquire) < round {
+            std::thread::yield_now();
         }
     }
 }
 
-/// As an isolate does: drains when it is woken, until a batch is not full. Ends with port `last`.
-fn drain_when_woken(env: &Env, woken: &mpsc::Receiver<()>, announced: &Counts, seen: &Counts, last: i32) {
-    const ROOM: usize = 3;
-    loop {
-        woken.recv_timeout(DEADLINE).expect("a wake-up");
-        let mut full = true;
-        while full {
-            let events = env.drain(ROOM);
-            full = events.len() == ROOM;
-            for (handle, bits) in events {
-                if handle == last {
-                    return;
-                }
-                let port = handle as usize;
-                for bit in (0..BITS).filter(|bit| bits & 1 << bit != 0) {
-                    let count = announced[port][bit].load(Ordering::Acquire);
-                    seen[port][bit].store(count, Ordering::Release);
-                }
+/// Lets nobody wait for a round that does not come because the one before has failed.
+struct End<'a>(&'a Rounds);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0 .0.store(usize::MAX, Ordering::Release);
+    }
+}
+
+/// A few announcements a round, at the same time as the other threads.
+fn announce(seed: u64, ports: &[Arc<Port>], announced: &Counts, rounds: &Rounds, line: &mpsc::Sender<Heard>) {
+    let mut random = Random::new(seed);
+    for round in 1..=ROUNDS {
+        rounds.wait_for(round);
+        for _ in 0..=random.below(2) {
+            let (port, bit) = (random.below(PORTS), random.below(BITS));
+            // Counted before it is told: a drain that sees this bit sees this count, or a later one.
+            announced.0[port][bit].fetch_add(1, Ordering::AcqRel);
+            ports[port].announce(1 << bit);
+        }
+        let _ = line.send(Heard::Finished); // as above
+    }
+}
+
+/// As an isolate does: until a batch is not full.
+fn drain(env: &Env, announced: &Counts, seen: &Counts) {
+    const ROOM: usize = 2;
+    let mut full = true;
+    while full {
+        let events = env.drain(ROOM);
+        full = events.len() == ROOM;
+        for (handle, bits) in events {
+            let port = handle as usize;
+            for bit in (0..BITS).filter(|bit| bits & 1 << bit != 0) {
+                let count = announced.0[port][bit].load(Ordering::Acquire);
+                seen.0[port][bit].store(count, Ordering::Release);
             }
         }
     }
 }
 
-/// Three threads announce while a fourth drains; returns what was announced and what was seen of it.
-fn crossed(seed: u64) -> (Counts, Counts) {
-    const PORTS: usize = 8;
-    let (wake, woken) = mpsc::channel();
-    let env = Arc::new(Env::new(1, Box::new(Ring(wake))));
-    let ports: Vec<_> = (0..PORTS as i32).map(|handle| model::port(&env, handle)).collect();
-    let last = model::port(&env, PORTS as i32);
-    let (announced, seen) = (counts(PORTS), counts(PORTS));
-    std::thread::scope(|scope| {
-        let (env, ports, announced, seen) = (&env, &ports, &announced, &seen);
-        let announcers: Vec<_> =
-            (0..3).map(|n| scope.spawn(move || announce_at_random(seed + n, ports, announced))).collect();
-        let drainer = scope.spawn(move || drain_when_woken(env, &woken, announced, seen, PORTS as i32));
-        announcers.into_iter().for_each(|announcer| announcer.join().expect("it ends"));
-        // First in, first out: whatever was announced before is told before this.
-        last.announce(1);
-        drainer.join().expect("all was told");
-    });
-    (announced, seen)
+/// Drains when it is woken and not otherwise, until the round is over and all of it was seen.
+fn hear_round(env: &Env, heard: &mpsc::Receiver<Heard>, announced: &Counts, seen: &Counts) {
+    let mut finished = 0;
+    while finished < THREADS || seen.numbers() != announced.numbers() {
+        match heard.recv_timeout(DEADLINE).expect("a wake-up for what was announced") {
+            Heard::Woken => drain(env, announced, seen),
+            Heard::Finished => finished += 1,
+        }
+    }
 }
 
 #[test]
 fn of_what_several_threads_announce_nothing_is_lost_and_the_isolate_is_woken_for_it() {
-    let numbers = |counts: Counts| -> Vec<u32> {
-        counts.iter().flatten().map(|count| count.load(Ordering::Acquire)).collect()
-    };
-    for round in 0..5 {
-        let (announced, seen) = crossed(100 + 3 * round);
-        assert_eq!(numbers(seen), numbers(announced));
-    }
+    let (line, heard) = mpsc::channel();
+    let env = Arc::new(Env::new(1, Box::new(Line(line.clone()))));
+    let ports: Vec<_> = (0..PORTS as i32).map(|handle| model::port(&env, handle)).collect();
+    let (announced, seen) = (Counts::default(), Counts::default());
+    let rounds = Rounds::default();
+    std::thread::scope(|scope| {
+        for n in 0..THREADS as u64 {
+            let (ports, announced, rounds, line) = (&ports, &announced, &rounds, line.clone());
+            scope.spawn(move || announce(100 + n, ports, announced, rounds, &line));
+        }
+        let end = End(&rounds);
+        for round in 1..=ROUNDS {
+            end.0 .0.store(round, Ordering::Release);
+            hear_round(&env, &heard, &announced, &seen);
+        }
+    });
 }
