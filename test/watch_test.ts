@@ -5,7 +5,17 @@
 
 import { assertEquals } from "@std/assert";
 import { existsSync } from "node:fs";
-import { assert, CHECKOUT, gone, identities, PROBE, Scratch, test, until } from "./helpers.ts";
+import {
+  assert,
+  CHECKOUT,
+  gone,
+  identities,
+  output,
+  PROBE,
+  Scratch,
+  test,
+  until,
+} from "./helpers.ts";
 import { endMarked, MARK, marked, newMark } from "./marks.ts";
 
 /** One run of the file: its process, and the pids of its tree. */
@@ -140,6 +150,7 @@ withPackage("node --watch: the old trees end with the old process", async () => 
 });
 
 withPackage("bun --watch: the old trees end, though the process executes itself anew", async () => {
+  await output(BUN, "--version"); // the first use of a checkout fetches it
   await using watch = new Watch([BUN, "--watch"], PACKAGE);
   const { first, last } = await replaced(watch);
   assertEquals([first.host, last.host], [watch.pid, watch.pid]);
@@ -148,6 +159,7 @@ withPackage("bun --watch: the old trees end, though the process executes itself 
 });
 
 withPackage("bun --hot: the old trees live on, and end with the process", async () => {
+  await output(BUN, "--version"); // as above
   await using watch = new Watch([BUN, "--hot"], PACKAGE);
   const first = await watch.first();
   await watch.again();
