@@ -49,8 +49,9 @@ test("calls at random with stale, forged and foreign handles, from two isolates 
   let theirs = started;
   for (let round = 0; round < ROUNDS; round++) {
     mine.foreign = theirs.handles;
+    mine.foreignEnv = theirs.env;
     [theirs] = await Promise.all([
-      other.take({ do: "rage", calls: CALLS, foreign: mine.handles }),
+      other.take({ do: "rage", calls: CALLS, foreign: mine.handles, foreignEnv: mine.env }),
       mine.rage(CALLS),
     ]);
     await Promise.all([mine.turn(), other.take({ do: "turn" })]);

@@ -215,10 +215,13 @@ unsafe extern "C" fn ended(isolate: *mut c_void) {
 /// 1 keeps this isolate's event loop alive, 0 lets it end.
 #[napi(js_name = "ps_env_ref")]
 pub fn node_ps_env_ref(env: Env, id: u32, on: u32) -> i32 {
+    if reactor().and_then(|reactor| reactor.env(id)).is_err() {
+        return -libc::EBADF;
+    }
     let line = lock(&LINES).as_ref().and_then(|lines| lines.get(&id).cloned());
     let Some(function) = line.and_then(|line| *lock(&line.0)) else { return -libc::EBADF };
     let status = if on == 1 {
-        // SAFETY: alive, and on its isolate's thread: only that isolate knows the number.
+        // SAFETY: alive, and on its isolate's thread: the reactor knows whose number it is.
         unsafe { sys::napi_ref_threadsafe_function(env.raw(), function.0) }
     } else {
         // SAFETY: as above.

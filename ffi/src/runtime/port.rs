@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::ThreadId;
 
 /// Event bits (docs/abi.md).
 pub const STARTED: u32 = 1;
@@ -36,6 +37,8 @@ pub trait Wake: Send + Sync {
 /// One isolate.
 pub struct Env {
     pub id: u32,
+    /// Its own thread, the one that made it: no other isolate's number is of use to anybody.
+    thread: ThreadId,
     wake: Box<dyn Wake>,
     /// Each port stands here at most once, so that it cannot overflow.
     ring: Mutex<VecDeque<Arc<Port>>>,
@@ -46,7 +49,20 @@ pub struct Env {
 
 impl Env {
     pub fn new(id: u32, wake: Box<dyn Wake>) -> Self {
-        Env { id, wake, ring: Mutex::default(), awake: AtomicBool::new(false), pair: AtomicU32::new(0) }
+        let thread = std::thread::current().id();
+        Env {
+            id,
+            thread,
+            wake,
+            ring: Mutex::default(),
+            awake: AtomicBool::new(false),
+            pair: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether it is this isolate that calls.
+    pub fn calls(&self) -> bool {
+        self.thread == std::thread::current().id()
     }
 
     fn push(&self, port: Arc<Port>) {

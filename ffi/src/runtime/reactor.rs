@@ -132,8 +132,9 @@ impl Reactor {
         id
     }
 
+    /// The isolate that calls, by its number; another's is EBADF.
     pub fn env(&self, id: u32) -> Result<Arc<Env>, Errno> {
-        lock(&self.shared).envs.get(&id).cloned().ok_or(Errno::BADF)
+        lock(&self.shared).envs.get(&id).filter(|env| env.calls()).cloned().ok_or(Errno::BADF)
     }
 
     /// The isolate is gone: its ports' trees end as by their owner.
@@ -153,7 +154,8 @@ impl Reactor {
     /// any other number, a spare's among them, is EBADF.
     pub fn port(&self, env: u32, handle: i32) -> Result<Arc<Port>, Errno> {
         let named = |port: &&Arc<Port>| {
-            port.env.id == env && port.terms.get().is_some() && !port.released.load(Ordering::Acquire)
+            let given = port.terms.get().is_some() && !port.released.load(Ordering::Acquire);
+            port.env.id == env && port.env.calls() && given
         };
         lock(&self.shared).ports.get(handle).filter(named).cloned().ok_or(Errno::BADF)
     }
