@@ -15,6 +15,7 @@
 use crate::kernel::procfs;
 use crate::kernel::sys::helper::{self, Whose};
 use crate::kernel::wire::{Reason, Survivor, Wait, SURVIVORS_MAX};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::collections::HashSet;
@@ -182,16 +183,22 @@ impl Sweep {
         }
         if self.seen.insert(pid) {
             *fresh += 1;
-            match rustix::process::pidfd_send_signal(&handle, self.signal) {
-                Ok(()) => self.reached += 1,
-                Err(Errno::SRCH) => return None,
-                Err(_) => {
-                    self.refused.insert(pid);
-                }
+            if self.send(pid, &handle) == Err(Errno::SRCH) {
+                return None;
             }
             // Its threads may have changed until the signal stood: read again.
             return procfs::stat(pid).or(stat);
         }
         stat
+    }
+
+    fn send(&mut self, pid: i32, handle: &OwnedFd) -> Result<(), Errno> {
+        let sent = rustix::process::pidfd_send_signal(handle, self.signal);
+        match sent {
+            Ok(()) => self.reached += 1,
+            Err(Errno::SRCH) => {}
+            Err(_) => drop(self.refused.insert(pid)),
+        }
+        sent
     }
 }
