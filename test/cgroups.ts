@@ -54,7 +54,7 @@ export class Cgroup implements Disposable {
   /** The pids in it and below it; zombies do not count. */
   pids(): number[] {
     const folders = [...this.below(), this.path];
-    return folders.flatMap((folder) => lines(`${folder}/cgroup.procs`)).map(Number);
+    return [...new Set(folders.flatMap((folder) => members(folder)))];
   }
 
   /** Waits until nobody is left, here and below. */
@@ -72,7 +72,11 @@ export class Cgroup implements Disposable {
 
   /** Ends everybody in it. */
   kill(): void {
-    Deno.writeTextFileSync(`${this.path}/cgroup.kill`, "1");
+    try {
+      Deno.writeTextFileSync(`${this.path}/cgroup.kill`, "1");
+    } catch {
+      for (const pid of this.pids()) Deno.kill(pid, "SIGKILL"); // refused where it is threaded
+    }
   }
 
   /** Kills and removes without asking; what is dying keeps its folder busy for a moment. */
@@ -88,6 +92,13 @@ export class Cgroup implements Disposable {
   [Symbol.dispose](): void {
     this.end();
   }
+}
+
+/** The processes of a cgroup; a threaded one names only its threads, of which one has the process's pid. */
+function members(folder: string): number[] {
+  const threaded = lines(`${folder}/cgroup.type`).includes("threaded");
+  const all = lines(`${folder}/${threaded ? "cgroup.threads" : "cgroup.procs"}`).map(Number);
+  return threaded ? all.filter((tid) => existsSync(`/proc/${tid}/task/${tid}`)) : all;
 }
 
 function removed(folder: string): boolean {

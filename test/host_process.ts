@@ -85,7 +85,7 @@ export class Host implements AsyncDisposable {
       stdout: "piped",
       stderr: "piped",
       env: {
-        DENO_DIR: uid === null ? denoDir() : `${folder}/deno`,
+        DENO_DIR: denoDir(uid),
         DENO_NO_UPDATE_CHECK: "1",
         ...env,
       },
@@ -209,11 +209,14 @@ const OPEN = (kill: Kill): string =>
   return port;
 }`;
 
-let shared: string | undefined;
+const caches = new Map<number | null, string>();
 
 /** One compile cache for all hosts of one user. */
-function denoDir(): string {
-  return shared ??= temporary("proton_test_deno_");
+function denoDir(uid: number | null): string {
+  const path = caches.get(uid) ?? temporary("proton_test_deno_");
+  if (uid !== null) Deno.chownSync(path, uid, uid);
+  caches.set(uid, path);
+  return path;
 }
 
 function placeOf(uid: number | null): Place {
