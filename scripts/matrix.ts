@@ -14,15 +14,19 @@ const PAGE = "docs/containment.md";
 const BEGIN = "<!-- made by scripts/matrix.ts from the tests: do not edit -->";
 const END = "<!-- end -->";
 
-/** The files that register cases; outside of `deno test` to import them runs none. */
-async function registered(folder = "test"): Promise<void> {
+/** Which file each case is in. */
+const files = new Map<Row, string>();
+
+/** Imports the files that register cases; outside of `deno test` that runs none. */
+async function register(folder = "test"): Promise<void> {
   const entries = await Array.fromAsync(Deno.readDir(folder));
   for (const { name, isDirectory } of entries.sort((a, b) => a.name < b.name ? -1 : 1)) {
     const path = `${folder}/${name}`;
-    if (isDirectory && name !== "fixtures") await registered(path);
+    if (isDirectory && name !== "fixtures") await register(path);
     if (!name.endsWith("_test.ts")) continue;
     if (/\bmatrix(Case|Reason)\(/.test(await Deno.readTextFile(path))) {
       await import(new URL(`../${path}`, import.meta.url).href);
+      for (const row of rows) if (!files.has(row)) files.set(row, name);
     }
   }
 }
@@ -39,9 +43,7 @@ function cells(...texts: string[]): string {
 
 /** The part of a test's name that finds it: all but the title. */
 function cell(row: Row, mode: typeof MODE_NAMES[number]): string {
-  if (row.tests[mode] !== undefined) {
-    return row.number === "+" ? "tested" : `\`${row.number} ${mode}\``;
-  }
+  if (row.tests[mode] !== undefined) return `\`${row.number} ${mode}\``;
   const why = typeof row.reasons === "string" ? row.reasons : row.reasons[mode];
   if (why === undefined) {
     throw new Error(`${row.number} ${row.title}: neither test nor reason in ${mode}`);
@@ -55,10 +57,10 @@ function table(): string {
     return by === 0 || Number.isNaN(by) ? a.at - b.at : by;
   });
   const lines = sorted.map(({ row }) =>
-    cells(row.number, row.title, ...MODE_NAMES.map((mode) => cell(row, mode)))
+    cells(row.number, row.title, files.get(row) ?? "", ...MODE_NAMES.map((mode) => cell(row, mode)))
   );
-  const head = cells("", "case", ...MODE_NAMES);
-  return [head, cells(...Array.from({ length: 2 + MODE_NAMES.length }, () => "---")), ...lines]
+  const head = cells("", "case", "in", ...MODE_NAMES);
+  return [head, cells(...Array.from({ length: 3 + MODE_NAMES.length }, () => "---")), ...lines]
     .join("\n");
 }
 
@@ -79,7 +81,7 @@ async function formatted(text: string): Promise<string> {
 
 if (import.meta.main) {
   Deno.chdir(new URL("..", import.meta.url));
-  await registered();
+  await register();
   const page = await Deno.readTextFile(PAGE);
   const [before, rest = ""] = page.split(BEGIN);
   const after = rest.split(END)[1] ?? "";

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/** Cases that no test on this kind of host can show yet, each with the reason. */
+
+import { matrixReason } from "../matrix.ts";
+
+matrixReason(
+  "#21",
+  "memory.max 32 MB, a grandchild takes 200 MB",
+  "needs a memory limit, which is not built yet",
+);
+matrixReason(
+  "#25",
+  "a child with a uid of its own: groups, capabilities, no way back",
+  "the option uid is not built yet",
+);
+matrixReason(
+  "#33",
+  "ENFILE and ENOMEM at each step of a launch",
+  "would starve the whole machine: the sabotage build answers a call with them",
+);
+matrixReason(
+  "#34",
+  "a kernel without CONFIG_PROC_CHILDREN",
+  "needs such a kernel: one with the file cannot hide it for processes to come",
+);
+matrixReason(
+  "#35",
+  "clone3 or pidfd_open refused in other ways (EPERM, ENOSYS)",
+  "the runtime itself starts no thread with clone3=EPERM; pidfd_open is needed (Linux 5.3)",
+);
+matrixReason(
+  "#35",
+  "unshare refused",
+  "nothing of it is used: PID namespaces are not a mode of this library",
+);
+matrixReason(
+  "#36",
+  "a `domain invalid` parent, missing controllers",
+  "a runtime cannot run in the one; nothing uses the others before there are limits",
+);
+matrixReason(
+  "#39",
+  "the library on a noexec mount",
+  "no process can map it: the loader's own error tells so",
+);
+matrixReason(
+  "+",
+  "a Deno Worker is terminated while it is busy",
+  "in every mode alike: test/isolates_test.ts",
+);
