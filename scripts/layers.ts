@@ -80,6 +80,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
     ["kernel/tree", "kernel/cgroup"],
     ["kernel/procfs", "kernel/socket"],
     ["kernel/sys"],
+    ["kernel/sabotage"],
     ["kernel/wire"],
   ],
 };

@@ -6,6 +6,7 @@
 pub mod kernel {
     pub mod cgroup;
     pub mod procfs;
+    pub mod sabotage;
     pub mod socket;
     pub mod sys;
     pub mod tree;

@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 
 use crate::kernel::cgroup::{Leaf, Way};
+use crate::kernel::sabotage::{child_fault, fault, sabotaged, Step};
 use crate::kernel::sys::helper::{adopt, Stack, IGNORED};
 use crate::kernel::sys::raw::{self, CloneArgs};
 use crate::kernel::wire::{Lack, Launch, Stage};
@@ -150,9 +151,10 @@ pub struct Ready {
 impl Ready {
     pub fn new(home: Home) -> Result<Ready, (Stage, Errno)> {
         let at_clone = |errno| (Stage::Clone, errno);
+        fault("outcome").map_err(at_clone)?;
         let (outcome, report) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at_clone)?;
-        let stack = Stack::new(STACK_BYTES).map_err(at_clone)?;
+        let stack = fault("stack").and_then(|()| Stack::new(STACK_BYTES)).map_err(at_clone)?;
         let door = match &home {
             Ok((leaf, Way::Born)) => Some(leaf.open().map_err(|errno| (Stage::Cgroup, errno))?),
             Ok((leaf, Way::Joins)) => Some(leaf.procs().map_err(|errno| (Stage::Cgroup, errno))?),
@@ -202,6 +204,7 @@ fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(
         ..CloneArgs::default()
     };
     let argument = std::ptr::from_ref(plan).cast();
+    fault("clone")?;
     let pid = if let Some(cgroup) = cgroup {
         let arguments = arguments.into_cgroup(cgroup);
         // SAFETY: stack and plan are returned in `Memory` and outlive the exec; `child` makes raw system calls only.
@@ -220,12 +223,25 @@ fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(
 
 /// A system call of the child's that must succeed.
 fn must(stage: Stage, number: i64, arguments: [usize; 5]) -> Result<usize, (Stage, isize)> {
+    if let Some(errno) = child_fault(stage).filter(|_| !REPORTS.contains(&number)) {
+        return Err((stage, -(errno.raw_os_error() as isize)));
+    }
     // SAFETY: every caller below passes integers, or pointers into the plan, which outlives the child's use of it.
     let result = unsafe { raw::syscall(number, arguments) };
     if result < 0 {
         Err((stage, result))
     } else {
         Ok(result as usize)
+    }
+}
+
+/// The calls of a child that has failed, which no fault may hit.
+const REPORTS: [i64; 2] = [libc::SYS_write, libc::SYS_exit_group];
+
+/// For tests that look at a child in between.
+fn hang(at: Step) {
+    while sabotaged(at) {
+        let _ = must(Stage::Spec, libc::SYS_ppoll, [0; 5]);
     }
 }
 
@@ -259,6 +275,7 @@ fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
     must(Stage::Umask, libc::SYS_umask, [plan.umask as usize, 0, 0, 0, 0])?;
     set_priorities(plan)?;
     must(Stage::Chdir, libc::SYS_fchdir, [plan.cwd as usize, 0, 0, 0, 0])?;
+    hang(Step::HangBeforePdeathsig);
     die_with_keeper(plan)?;
     for (number, &fd) in plan.stdio.iter().enumerate() {
         // Never equal and never colliding: in a keeper 0, 1 and 2 are taken, so every source is above.
@@ -267,8 +284,11 @@ fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
     let cloexec = libc::CLOSE_RANGE_CLOEXEC as usize;
     // Everything of ours is close-on-exec from birth; this is for what a library may have left. Refused by old
     // kernels and by filters, which leaves us with the first half.
-    let _ = must(Stage::Fds, libc::SYS_close_range, [3, u32::MAX as usize, cloexec, 0, 0]);
+    if !sabotaged(Step::Descriptors) {
+        let _ = must(Stage::Fds, libc::SYS_close_range, [3, u32::MAX as usize, cloexec, 0, 0]);
+    }
     default_signals()?;
+    hang(Step::HangBeforeExec);
     let arguments =
         [plan.path.as_ptr() as usize, plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize, 0, 0];
     let failure = must(Stage::Exec, libc::SYS_execve, arguments);
@@ -303,6 +323,9 @@ fn set_priorities(plan: &Plan) -> Result<(), (Stage, isize)> {
 /// Belt and braces: the guardian would find the child too. The second call is
 /// for a keeper that ended before the first one stood.
 fn die_with_keeper(plan: &Plan) -> Result<(), (Stage, isize)> {
+    if sabotaged(Step::Pdeathsig) {
+        return Ok(());
+    }
     let (option, signal) = (libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize);
     must(Stage::Pdeathsig, libc::SYS_prctl, [option, signal, 0, 0, 0])?;
     if must(Stage::Pdeathsig, libc::SYS_getppid, [0; 5])? != plan.keeper as usize {
@@ -313,6 +336,9 @@ fn die_with_keeper(plan: &Plan) -> Result<(), (Stage, isize)> {
 
 /// Ignored signals and the mask survive exec; the rest is default in a helper anyway.
 fn default_signals() -> Result<(), (Stage, isize)> {
+    if sabotaged(Step::Signals) {
+        return Ok(());
+    }
     let default = [0_u64; 4]; // struct sigaction of the kernel: SIG_DFL, no flags, empty mask
                               // 32 and 33 are libc's own: it lets nobody reset them, and a runtime may have started us with them ignored.
     for signal in IGNORED.into_iter().chain([32, 33]) {

@@ -10,6 +10,7 @@
 use crate::guard::place::{Found, Place};
 use crate::guard::spare::{self, Birth};
 use crate::guard::table::Table;
+use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
 use crate::kernel::tree::{Outcome, Tree};
@@ -58,7 +59,7 @@ pub fn main(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> ! {
 
 fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Errno> {
     let Guarded { table, place, title } = guarded;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    helper::become_subreaper(Step::GuardianSubreaper)?;
     let [requests, runtime] = helper::keep_only([requests, runtime])?;
     let events = helper::child_events()?;
     // By it the runtime reaps us, should we become its child. Refused, as some filters do, that is left undone.
@@ -109,10 +110,13 @@ impl Guardian<'_> {
             let packet = match socket::receive(&self.requests, &mut buffer) {
                 Ok(Some(packet)) => packet,
                 Err(Errno::AGAIN) => return true,
+                Ok(None) if sabotaged(Step::Eof) => return true,
                 Ok(None) | Err(_) => return false,
             };
             // Not who we were started for: the socket has leaked to somebody with other rights.
-            if packet.sender.is_none_or(|sender| sender.uid != rustix::process::getuid().as_raw()) {
+            let stranger =
+                packet.sender.is_none_or(|sender| sender.uid != rustix::process::getuid().as_raw());
+            if stranger && !sabotaged(Step::Credentials) {
                 return false;
             }
             match (ToGuardian::decode(&buffer[..packet.len]), packet.fds.into_iter().next()) {
@@ -133,15 +137,16 @@ impl Guardian<'_> {
 
     fn try_keep(&mut self, id: u32, port: OwnedFd) -> Result<(), (OwnedFd, Errno)> {
         let Some(at) = self.table.vacancy() else { return Err((port, Errno::AGAIN)) };
-        let (leash, far) = match socket::pair() {
+        let (leash, far) = match fault("leash").and_then(|()| socket::pair()) {
             Ok(pair) => pair,
             Err(errno) => return Err((port, errno)),
         };
-        let runtime = match rustix::io::fcntl_dupfd_cloexec(&self.runtime, 3) {
+        let copy = fault("runtime-copy").and_then(|()| rustix::io::fcntl_dupfd_cloexec(&self.runtime, 3));
+        let runtime = match copy {
             Ok(runtime) => runtime,
             Err(errno) => return Err((port, errno)),
         };
-        match helper::fork() {
+        match fault("fork").and_then(|()| helper::fork()) {
             Err(errno) => Err((port, errno)),
             // `leash` is closed with all else that is not its own: what is left open would hide our death.
             Ok(Forked::Child) => {
@@ -162,7 +167,8 @@ impl Guardian<'_> {
 
     /// A keeper that missed its deadline: its tree becomes ours as soon as it is dead.
     fn end(&mut self, id: u32) {
-        if let Some(pid) = self.table.find_id(id).and_then(|at| Pid::from_raw(self.table.pid(at))) {
+        let keeper = self.table.find_id(id).and_then(|at| Pid::from_raw(self.table.pid(at)));
+        if let Some(pid) = keeper.filter(|_| !sabotaged(Step::GuardianEnd)) {
             let _ = rustix::process::kill_process(pid, Signal::KILL); // our unreaped child; ESRCH is its end
         }
     }
@@ -195,6 +201,9 @@ impl Guardian<'_> {
 
     fn sweep(&mut self, until: Instant) -> Outcome {
         let table = self.table;
+        if sabotaged(Step::GuardianSweep) {
+            return Outcome::default();
+        }
         let outcome = Tree { spare: &|pid| table.find(pid).is_some(), hold: None }.end(until);
         self.escapees = !outcome.survivors.is_empty();
         outcome

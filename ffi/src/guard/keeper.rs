@@ -13,6 +13,7 @@ use crate::guard::child::{self, Memory, Own, Ready};
 use crate::guard::oom;
 use crate::guard::place::{Found, Why};
 use crate::kernel::cgroup::{Leaf, Way};
+use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Ended, Whose};
 use crate::kernel::sys::host::Priorities;
@@ -176,7 +177,8 @@ impl Keeper {
         let (own_group, timeout) = (launch.join_group.is_none(), launch.timeout_ms.map(ms));
         let leaf = ready.home.as_ref().ok().map(|(leaf, _)| leaf.clone());
         let started = Instant::now();
-        let lent = oom::lend(launch.oom_score_adj).map_err(|errno| (Stage::OomScoreAdj, errno));
+        let lent = fault("oom-score").and_then(|()| oom::lend(launch.oom_score_adj));
+        let lent = lent.map_err(|errno| (Stage::OomScoreAdj, errno));
         let outcome = lent.and_then(|lent| Ok((lent, child::start(launch, &own, &fds, ready)?)));
         let used = outcome.as_ref().is_ok_and(|(_, child)| child.lack.0 == Lack::Nothing);
         let leaf = leaf.filter(|leaf| used || !leaf.end(Instant::now() + DEADLINE));
@@ -302,7 +304,7 @@ impl Keeper {
         if runtime {
             self.runtime_gone();
         }
-        if leash {
+        if leash && !sabotaged(Step::Leash) {
             self.leash = None;
             self.end(Cause::Guardian, self.owner_grace());
         }
@@ -345,7 +347,7 @@ impl Keeper {
 
     /// The child has ended; its zombie stays until the tree is gone.
     fn child_exited(&mut self) {
-        let Ok(Some(Ended { wait, .. })) = helper::wait(Whose::Pid(self.pid), true) else {
+        let Ok(Some(Ended { wait, .. })) = helper::wait(Whose::Pid(self.pid), !sabotaged(Step::Hold)) else {
             return; // traced from outside: the zombie is the tracer's until it lets go
         };
         self.pidfd = None;
@@ -375,6 +377,7 @@ impl Keeper {
                     Ok(message) => self.obey(message),
                     Err(_) => return self.runtime_gone(), // not our runtime any more
                 },
+                Ok(None) if sabotaged(Step::Eof) => return,
                 Ok(None) => return self.runtime_gone(),
                 Err(Errno::AGAIN) => return,
                 Err(_) => return self.runtime_gone(),
@@ -392,7 +395,7 @@ impl Keeper {
                 self.deadline = Some(Instant::now() + ms(deadline_ms));
                 self.end(cause, ms(grace_ms));
             }
-            ToKeeper::Eof => self.eof = true,
+            ToKeeper::Eof => self.eof = !sabotaged(Step::Flush),
             ToKeeper::Prepare { .. } => {} // it has a child
         }
     }
@@ -455,6 +458,9 @@ impl Keeper {
 
     /// SIGCONT behind SIGTERM: a stopped process would not hear the first.
     fn first_signal(&self) {
+        if sabotaged(Step::FirstSignal) {
+            return;
+        }
         self.tree().signal(Signal::TERM);
         self.tree().signal(Signal::CONT);
     }
@@ -481,7 +487,8 @@ impl Keeper {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
         let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
         self.kill_leaf(deadline);
-        if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
+        let own_group = self.own_group && !sabotaged(Step::GroupKill);
+        if let (true, Some(group)) = (own_group, Pid::from_raw(self.pid)) {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
             // ESRCH: the group is empty
         }

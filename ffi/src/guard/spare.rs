@@ -10,6 +10,7 @@
 use crate::guard::keeper::{poll, said, Keeper, Links, Prepared};
 use crate::guard::place::Found;
 use crate::guard::table::Table;
+use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Title};
 use crate::kernel::wire::{Assembler, FromKeeper, Launch, Stage, ToKeeper, PACKET};
@@ -47,7 +48,8 @@ pub fn main(birth: Birth) -> ! {
 }
 
 fn live(birth: Birth) -> Result<(), Errno> {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    helper::become_subreaper(Step::KeeperSubreaper)?;
+    fault("birth")?;
     let [port, leash, runtime] = helper::keep_only([birth.port, birth.leash, birth.runtime])?;
     let mut links = Links { port, leash, runtime, events: helper::child_events()? };
     let (table, at) = birth.seat;
@@ -134,7 +136,8 @@ impl<'a> Waiting<'a, '_> {
         if !said(asked) && self.since.take_if(|since| since.elapsed() >= PATIENCE).is_some() {
             self.prepared.take().into_iter().for_each(Prepared::undo); // there is no such program, or no permission
         }
-        Ok(!said(guardian) && !said(owner))
+        let left = said(guardian) && !sabotaged(Step::Leash);
+        Ok(!left && !said(owner))
     }
 
     /// A record is being made.
@@ -182,6 +185,7 @@ fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, 
     while waiting.rest(links)? {
         let packet = match socket::receive(&links.port, &mut buffer[..]) {
             Ok(Some(packet)) => packet,
+            Ok(None) if sabotaged(Step::Eof) => continue,
             Ok(None) => return Ok(None),
             Err(Errno::AGAIN) => continue,
             Err(errno) => return Err(errno),

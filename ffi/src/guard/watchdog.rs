@@ -10,6 +10,7 @@ use crate::guard::guardian::{self, Guarded};
 use crate::guard::oom;
 use crate::guard::place;
 use crate::guard::table::{Table, PATIENCE};
+use crate::kernel::sabotage::{self, sabotaged, Step};
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
@@ -27,6 +28,7 @@ const FIRST_STRANGER: u32 = 7;
 
 /// The life of a watchdog: all of the process.
 pub fn main(title: &Title) -> ! {
+    sabotage::arm();
     helper::settle_signals();
     let _ = rustix::thread::set_name(c"proton-watchdog");
     helper::exit(i32::from(live(title).is_err()))
@@ -35,11 +37,13 @@ pub fn main(title: &Title) -> ! {
 fn live(title: &Title) -> Result<(), Errno> {
     helper::close_from(FIRST_STRANGER)?;
     let [requests, end, runtime] = [REQUESTS, END_OF_RUNTIME, RUNTIME].map(helper::adopt);
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    helper::become_subreaper(Step::WatchdogSubreaper)?;
     rustix::process::chdir("/")?; // no file system of the runtime's is kept busy
     oom::lower();
     raise_descriptor_limit();
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    if !sabotaged(Step::Dumpable) {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
     let table = Table::new()?;
     let place = place::find(&runtime);
     let place = place.as_ref().map_err(|why| *why);
@@ -54,6 +58,9 @@ fn live(title: &Title) -> Result<(), Errno> {
     let events = helper::child_events()?;
     place::sweep();
     watch(&end, &runtime, &events, guardian, table)?;
+    if sabotaged(Step::Watchdog) {
+        return Ok(());
+    }
     guardian::outlive(table, place, &events)
 }
 
@@ -81,8 +88,8 @@ fn watch(
         let left = limit.map(|at| at.saturating_duration_since(Instant::now()));
         let mut waiting = vec![PollFd::new(events, PollFlags::IN)];
         if limit.is_none() {
-            waiting.push(PollFd::new(end, PollFlags::IN));
             waiting.push(PollFd::new(runtime, PollFlags::IN));
+            waiting.extend((!sabotaged(Step::Eof)).then(|| PollFd::new(end, PollFlags::IN)));
         }
         match rustix::event::poll(&mut waiting, left.and_then(|d| Timespec::try_from(d).ok()).as_ref()) {
             Err(Errno::INTR) => continue,

@@ -8,6 +8,7 @@
 //! kernel says that nobody is left: before Linux 6.14 a fork could slip through.
 
 use crate::kernel::procfs;
+use crate::kernel::sabotage::{sabotaged, Step};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -76,6 +77,9 @@ impl Leaf {
 
     /// SIGKILL for everybody in it and below.
     pub fn kill(&self) -> Result<(), Errno> {
+        if sabotaged(Step::CgroupKill) {
+            return Ok(());
+        }
         let file = self.file("cgroup.kill", OFlags::WRONLY)?;
         rustix::io::retry_on_intr(|| rustix::io::write(&file, b"1")).map(drop)
     }

@@ -4,6 +4,7 @@
 //! (proc_pid_stat(5), proc_tid_children(5).) Whatever has just ended reads as
 //! absent, which is no error here.
 
+use crate::kernel::sabotage::{sabotaged, Step};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -121,7 +122,7 @@ pub fn children(pid: i32, threads: u32, into: &mut Vec<i32>) {
     if !lists_children() {
         return children_by_parent(pid, into);
     }
-    if threads <= 1 {
+    if threads <= 1 || sabotaged(Step::Threads) {
         return children_of_task(pid, pid, into);
     }
     let Ok(tasks) = rustix::fs::open(

@@ -13,6 +13,7 @@
 //! orphaned below it becomes its child, and only it reaps its children.
 
 use crate::kernel::procfs;
+use crate::kernel::sabotage::{sabotaged, Step};
 use crate::kernel::sys::helper::{self, Whose};
 use crate::kernel::wire::{Reason, Survivor, Wait, SURVIVORS_MAX};
 use rustix::fd::OwnedFd;
@@ -79,7 +80,9 @@ impl Tree<'_> {
         let mut pause = Duration::from_micros(200);
         loop {
             let mut sweep = Sweep::new(Signal::KILL);
-            while sweep.round(self) > 0 && Instant::now() < deadline {}
+            while sweep.round(self) > 0 && Instant::now() < deadline {
+                outcome.killed += if sabotaged(Step::ReapLast) { self.reap() } else { 0 };
+            }
             outcome.killed += self.reap();
             if self.is_empty() {
                 return outcome;
@@ -156,9 +159,17 @@ impl Sweep {
             if !walked.insert(pid) {
                 continue;
             }
-            let Some(stat) = self.visit(pid, parent, me, &mut fresh) else { continue };
+            if sabotaged(Step::LateVisit) {
+                std::thread::sleep(Duration::from_secs(1));
+            }
             let mut found = Vec::new();
-            procfs::children(pid, stat.threads, &mut found);
+            if sabotaged(Step::KillOrder) {
+                procfs::children(pid, u32::MAX, &mut found);
+            }
+            let Some(stat) = self.visit(pid, parent, me, &mut fresh) else { continue };
+            if !sabotaged(Step::KillOrder) {
+                procfs::children(pid, stat.threads, &mut found);
+            }
             work.extend(found.into_iter().map(|child| (child, pid)));
         }
         fresh
@@ -175,7 +186,7 @@ impl Sweep {
         // Hidden from us (/proc mounted with hidepid), it can be known by its place in our own list alone: nobody
         // else reaps our children.
         let ours = stat.as_ref().map_or(parent == me, |stat| stat.parent == parent || stat.parent == me);
-        if !ours {
+        if !ours && !sabotaged(Step::ParentCheck) {
             return None; // re-parented: the next round finds it below its new parent
         }
         if stat.as_ref().is_some_and(procfs::Stat::has_ended) {

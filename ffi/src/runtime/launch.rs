@@ -6,6 +6,7 @@
 //! next one forked while its child starts. Where none does, the guardian is
 //! asked first, and forks while the program is looked up.
 
+use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::sys::host;
 use crate::kernel::wire::{Launch, Scheduler, Spec, Stage, Stdio, ToKeeper, LAUNCH_MAX};
 use crate::runtime::environment::Program;
@@ -55,6 +56,7 @@ fn find(spec: Spec) -> Result<Program, Failed> {
 fn stdio(modes: [Stdio; 3]) -> Result<([Option<End>; 3], Vec<OwnedFd>), Errno> {
     let mut ends = [None, None, None];
     let mut childs = Vec::with_capacity(4);
+    fault("stdio")?;
     for (number, mode) in modes.into_iter().enumerate() {
         childs.push(match mode {
             Stdio::Inherit => pipe::inherited(number)?,
@@ -104,7 +106,7 @@ pub fn spawn(env: u32, path: &[u8]) -> Result<i32, Failed> {
     if program.path != path {
         return Err((Stage::Spec, Errno::INVAL));
     }
-    let (identity, inherited) = inherit::look().map_err(at(Stage::Guardian))?;
+    let (identity, inherited) = fault("look").and_then(|()| inherit::look()).map_err(at(Stage::Guardian))?;
     let pair = pair_of(reactor, identity)?;
     let asked = asked.of(&pair, &env)?;
     asked.start(program, inherited)
@@ -167,7 +169,9 @@ impl Asked<'_> {
 fn pair_of(reactor: &Reactor, identity: Identity) -> Result<Arc<Pair>, Failed> {
     // One thread at a time: two that find none at the same moment are to share one.
     let _starting = lock(&reactor.starting);
-    let usable = |pair: &&Arc<Pair>| pair.current.load(Ordering::Acquire) && pair.identity == identity;
+    let usable = |pair: &&Arc<Pair>| {
+        pair.current.load(Ordering::Acquire) && (pair.identity == identity || sabotaged(Step::Identity))
+    };
     let found = lock(&reactor.shared).pairs.values().find(usable).cloned();
     if let Some(pair) = found {
         return Ok(pair);

@@ -3,6 +3,7 @@
 //! A watchdog and its guardian, as the runtime sees them, and how they are started.
 
 use crate::kernel::cgroup::Base;
+use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::host;
 use crate::kernel::wire::Stage;
@@ -132,12 +133,14 @@ impl Pair {
 
     fn try_start(id: u32, identity: Identity) -> Result<Pair, Errno> {
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| errno_of(&e));
-        let null = pipe::null()?;
-        let (requests, far) = socket::pair()?;
+        let null = fault("null").and_then(|()| pipe::null())?;
+        let (requests, far) = fault("guardian-socket").and_then(|()| socket::pair())?;
         // Before the first request: what is sent earlier would carry no sender.
         socket::tell_senders(&far)?;
         let (watch, end) = socket::pair()?;
-        let (own, life) = match pidfd(rustix::process::getpid())? {
+        fault("own-pidfd")?;
+        let whose = if sabotaged(Step::RuntimePidfd) { Pid::INIT } else { rustix::process::getpid() };
+        let (own, life) = match pidfd(whose)? {
             Some(own) => (own, None),
             None => socket::pair().map(|(near, far)| (far, Some(near)))?,
         };

@@ -8,6 +8,7 @@
 //! end as well, so that the keeper can be told when nobody holds it any more.
 
 use crate::kernel::cgroup::Base;
+use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::host;
 use crate::kernel::tree::Outcome;
@@ -165,7 +166,7 @@ impl Reactor {
     /// Asks the guardian of `pair` for a keeper. Its port starts nothing before it gets a launch record.
     pub fn ask(&self, pair: &Pair, env: &Arc<Env>) -> Result<Arc<Port>, (Stage, Errno)> {
         let at = |stage| move |errno| (stage, errno);
-        let (near, far) = socket::pair().map_err(at(Stage::Stdio))?;
+        let (near, far) = fault("port-socket").and_then(|()| socket::pair()).map_err(at(Stage::Stdio))?;
         let id = self.next_id();
         let port = self.insert(pair, |handle| Port::new(handle, env.clone(), pair.id, id, near))?;
         let keep = ToGuardian::Keep { id }.encode();
@@ -280,12 +281,14 @@ impl Reactor {
     // ---- watching
 
     pub fn watch_port(&self, port: &Port) -> Result<(), Errno> {
+        fault("watch-port")?;
         let keeper = lock(&port.keeper);
         let socket = keeper.socket.as_ref().ok_or(Errno::PIPE)?;
         epoll::add(&self.epoll, socket, token(Topic::Keeper, 0, port.handle as u32), EventFlags::IN)
     }
 
     pub fn watch_pair(&self, pair: &Pair) -> Result<(), Errno> {
+        fault("watch-pair")?;
         if let Some(socket) = &lock(&pair.requests).socket {
             epoll::add(&self.epoll, socket, token(Topic::Guardian, 0, pair.id), EventFlags::IN)?;
         }
@@ -733,7 +736,9 @@ impl Reactor {
 
     fn watchdog_event(&self, pair: &Arc<Pair>) {
         let _ = epoll::delete(&self.epoll, pair.watchdog_end());
-        pair.reap_watchdog();
+        if !sabotaged(Step::WatchdogReap) {
+            pair.reap_watchdog();
+        }
         pair.current.store(false, Ordering::Release);
         pair.watchdog_gone.store(true, Ordering::Release);
         self.settle(pair);

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! Raw calls of the helper processes, which have one thread each.
 
+use crate::kernel::sabotage::{sabotaged, Step};
 use crate::kernel::sys::raw::{self, CloneArgs};
 use crate::kernel::wire::Wait;
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -44,7 +45,7 @@ pub fn settle_signals() {
         // SAFETY: plain dispositions, no handler is installed. The kernel refuses KILL, STOP and libc its own two.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
-    for signal in IGNORED {
+    for signal in IGNORED.into_iter().filter(|_| !sabotaged(Step::IgnoredSignals)) {
         // SAFETY: as above.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
@@ -81,6 +82,11 @@ pub fn drain_events(events: &OwnedFd) {
 pub fn adopt(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass a number that is open and that nothing else in this process owns.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Orphans below this process become its children from now on.
+pub fn become_subreaper(step: Step) -> Result<(), Errno> {
+    rustix::process::set_child_subreaper((!sabotaged(step)).then(rustix::process::getpid))
 }
 
 /// Who came back from [`fork`].
@@ -144,8 +150,9 @@ pub fn keep_only<const N: usize>(wanted: [OwnedFd; N]) -> Result<[OwnedFd; N], E
     for (i, fd) in high.into_iter().enumerate() {
         let fd = fd?;
         let target = 3 + i as c_int;
+        let flags = if sabotaged(Step::Descriptors) { 0 } else { libc::O_CLOEXEC };
         // SAFETY: both numbers are valid; whatever was open at `target` belongs to the copied parent and is not used.
-        checked(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) })?;
+        checked(unsafe { libc::dup3(fd.as_raw_fd(), target, flags) })?;
         std::mem::forget(fd); // closed with the rest below
         numbers[i] = target;
     }

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! Raw calls that read what a child is to inherit from the thread that opens it.
 
+use crate::kernel::sabotage;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -238,12 +239,16 @@ pub fn spawn(
     let high = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 16)).collect::<Result<Vec<_>, _>>()?;
     let mut argv: Vec<*mut libc::c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
     argv.push(std::ptr::null_mut());
-    let envp = [HELPERS_ENVIRONMENT.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let extra = sabotage::handed_on();
+    let environment = std::iter::once(HELPERS_ENVIRONMENT).chain(extra.iter().map(|text| text.as_c_str()));
+    let mut envp: Vec<*mut libc::c_char> = environment.map(|text| text.as_ptr().cast_mut()).collect();
+    envp.push(std::ptr::null_mut());
     let mut actions = FileActions::new()?;
     for (number, fd) in high.iter().enumerate() {
         actions.dup2(fd.as_raw_fd(), number as c_int)?;
     }
     let attributes = Attributes::alone()?;
+    sabotage::fault("spawn")?;
     let mut pid = 0;
     // SAFETY: everything handed over is initialised and outlives the call; argv and envp end with null.
     let result = unsafe {
