@@ -320,6 +320,14 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     "it is no program for this machine and has no #! line",
     "give it a #! line, or start its interpreter with the file as argument",
   ],
+  "exec/ECHILD": [
+    "it was killed before it became its program",
+    "try again; if nobody ended it, look for lack of memory (dmesg)",
+  ],
+  "exec/ETIMEDOUT": [
+    "it hangs on the way to its program and cannot be killed",
+    "look at the file system that the program lies on",
+  ],
   "exec/ETXTBSY": ["the file is open for writing", "start it after its writer has closed it"],
   "exec/EPERM": [
     "a security policy forbids it",

@@ -451,7 +451,10 @@ export async function open(
   const port = new Port(secret, process, process.mailbox, owner === null);
   process.sender = port;
   const aborted = watchAbort(process, spec.signal);
-  await process.running;
+  await process.running.catch((error: unknown) => {
+    // The abort may have ended it before it ran.
+    throw aborted() ? spec.signal?.reason : error;
+  });
   process.mailbox.join(process);
   void process.farewell();
   if (aborted()) {

@@ -6,7 +6,7 @@
 //! two calls it therefore
 //! - makes raw system calls only ([`raw`]): libc's would write the keeper's errno,
 //! - allocates nothing, locks nothing and never panics: everything it needs stands in [`Plan`] before the clone,
-//! - writes to no memory of the keeper's,
+//! - writes to no memory of the keeper's but one flag that is there for it, [`Plan::at_exec`],
 //! - never returns: it execs, or reports what failed and exits,
 //! - does not write its own oom_score_adj: it would change its keeper's (the keeper sets it around the clone).
 //!
@@ -22,6 +22,7 @@ use crate::kernel::wire::{Lack, Launch, Stage};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::ffi::{c_char, CString};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A child between clone and exec, or beyond.
 pub struct Started {
@@ -38,7 +39,14 @@ pub struct Started {
 /// The stack and the plan of a child that has not exec'ed yet.
 pub struct Memory {
     _stack: Stack,
-    _plan: Box<Plan>,
+    plan: Box<Plan>,
+}
+
+impl Memory {
+    /// Whether the child has come as far as its exec.
+    pub fn was_at_exec(&self) -> bool {
+        self.plan.at_exec.load(Ordering::Acquire)
+    }
 }
 
 const STACK_BYTES: usize = 32 * 1024;
@@ -53,6 +61,9 @@ struct Plan {
     stdio: [i32; 3],
     cwd: i32,
     report: i32,
+    /// Set by the child when nothing is left to do but the exec: where its end of `report`
+    /// closes before, it has been killed and has not become its program.
+    at_exec: AtomicBool,
     /// Where to write "0" before anything else; -1 where it is born in its cgroup, or has none.
     join: i32,
     keeper: i32,
@@ -122,6 +133,7 @@ impl Plan {
             stdio,
             cwd,
             report,
+            at_exec: AtomicBool::new(false),
             join,
             keeper: std::process::id() as i32,
             join_group: launch.join_group.unwrap_or(0),
@@ -189,7 +201,7 @@ pub fn start(
         }
     }
     let (pid, pidfd) = cloned.map_or_else(|| clone(&plan, &stack, None), Ok).map_err(at_clone)?;
-    Ok(Started { pid, pidfd, outcome, memory: Memory { _stack: stack, _plan: plan }, lack })
+    Ok(Started { pid, pidfd, outcome, memory: Memory { _stack: stack, plan }, lack })
 }
 
 fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd), Errno> {
@@ -223,25 +235,22 @@ fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(
 
 /// A system call of the child's that must succeed.
 fn must(stage: Stage, number: i64, arguments: [usize; 5]) -> Result<usize, (Stage, isize)> {
-    if let Some(errno) = child_fault(stage).filter(|_| !REPORTS.contains(&number)) {
-        return Err((stage, -(errno.raw_os_error() as isize)));
-    }
-    // SAFETY: every caller below passes integers, or pointers into the plan, which outlives the child's use of it.
-    let result = unsafe { raw::syscall(number, arguments) };
-    if result < 0 {
-        Err((stage, result))
-    } else {
-        Ok(result as usize)
+    let fault = child_fault(stage).map(|errno| -(errno.raw_os_error() as isize));
+    match fault.unwrap_or_else(|| call(number, arguments)) {
+        result if result < 0 => Err((stage, result)),
+        result => Ok(result as usize),
     }
 }
 
-/// The calls of a child that has failed, which no fault may hit.
-const REPORTS: [i64; 2] = [libc::SYS_write, libc::SYS_exit_group];
+fn call(number: i64, arguments: [usize; 5]) -> isize {
+    // SAFETY: every caller below passes integers, or pointers into the plan, which outlives the child's use of it.
+    unsafe { raw::syscall(number, arguments) }
+}
 
 /// For tests that look at a child in between.
 fn hang(at: Step) {
     while sabotaged(at) {
-        let _ = must(Stage::Spec, libc::SYS_ppoll, [0; 5]);
+        call(libc::SYS_ppoll, [0; 5]);
     }
 }
 
@@ -255,9 +264,9 @@ extern "C" fn child(plan: *const ()) -> ! {
     let mut record = [0; 8];
     record[..4].copy_from_slice(&(stage as u32).to_le_bytes());
     record[4..].copy_from_slice(&(-result as i32).to_le_bytes());
-    let _ = must(stage, libc::SYS_write, [plan.report as usize, record.as_ptr() as usize, 8, 0, 0]);
+    call(libc::SYS_write, [plan.report as usize, record.as_ptr() as usize, 8, 0, 0]);
     loop {
-        let _ = must(stage, libc::SYS_exit_group, [127, 0, 0, 0, 0]);
+        call(libc::SYS_exit_group, [127, 0, 0, 0, 0]);
     }
 }
 
@@ -291,6 +300,7 @@ fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
     hang(Step::HangBeforeExec);
     let arguments =
         [plan.path.as_ptr() as usize, plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize, 0, 0];
+    plan.at_exec.store(true, Ordering::Release);
     let failure = must(Stage::Exec, libc::SYS_execve, arguments);
     Err(failure.err().unwrap_or((Stage::Exec, 0)))
 }

@@ -32,6 +32,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// From then on the memory that a launch took matters more than the time that returning it takes.
 const LONG_LIVED: Duration = Duration::from_millis(50);
 
+/// Of a child that has come to its end on the way to its exec.
+const KILLED: FromKeeper = FromKeeper::Failed { stage: Stage::Exec, errno: libc::ECHILD };
+
 /// What is still to come for the tree.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -239,6 +242,7 @@ impl Keeper {
             }
             if matches!(self.phase, Phase::Ending(until) if until <= Instant::now()) {
                 let outcome = self.kill()?;
+                self.killed_before_exec()?;
                 return self.finish(outcome, false);
             }
         }
@@ -311,16 +315,31 @@ impl Keeper {
         Ok(())
     }
 
-    /// The error pipe has spoken: eight bytes are a failure, none are a program that runs.
+    /// What runs our code until its exec is not to be called started when it has been killed there.
+    fn killed_before_exec(&mut self) -> Result<(), Errno> {
+        match (&self.starting, self.wait) {
+            (Some(_), Some(_)) => self.exec_outcome(),
+            (Some(_), None) => {
+                // Nothing can kill it: an exec from a file system that hangs. `finish` names it and goes on.
+                self.tell(&FromKeeper::Failed { stage: Stage::Exec, errno: libc::ETIMEDOUT });
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The error pipe has spoken: eight bytes are a failure, none are a program that
+    /// runs, or a child that was killed on the way there.
     fn exec_outcome(&mut self) -> Result<(), Errno> {
         let Some((pipe, memory)) = self.starting.take() else { return Ok(()) };
         let mut record = [0; 8];
         let got = rustix::io::retry_on_intr(|| rustix::io::read(&pipe, &mut record))?;
-        if got == record.len() {
+        let told = got == record.len();
+        if told || !memory.was_at_exec() {
             let [a, b, c, d, e, f, g, h] = record;
             let stage = Stage::from_number(u32::from_le_bytes([a, b, c, d])).unwrap_or(Stage::Exec);
             let errno = i32::from_le_bytes([e, f, g, h]);
-            self.tell(&FromKeeper::Failed { stage, errno });
+            self.tell(&if told { FromKeeper::Failed { stage, errno } } else { KILLED });
             self.cause = None;
             self.pidfd = None;
             // It exits right after the report; SIGKILL so that this wait has an end whatever holds it.
