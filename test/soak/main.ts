@@ -12,6 +12,7 @@ import { assertEquals } from "@std/assert";
 import { Host } from "../host_process.ts";
 import { seedOf } from "../random.ts";
 import { killKeepers, terminateWorkers } from "./batches.ts";
+import { killCrowd } from "./crowd.ts";
 import { killHosts } from "./hosts.ts";
 
 interface Part {
@@ -36,6 +37,11 @@ const PARTS: Readonly<Record<string, Part>> = {
     what: "#30: keepers that are killed at a start",
     count: 1_000,
     run: (seed, count, progress) => killKeepers({ seed, count, progress }),
+  },
+  crowd: {
+    what: "#44: starts of a runtime with 200 children, which is then killed",
+    count: 5_000,
+    run: (_, count, progress) => killCrowd({ count, progress }),
   },
 };
 
