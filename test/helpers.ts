@@ -40,8 +40,12 @@ export const ROOT: boolean = Deno.uid() === 0;
 const TEST_DEADLINE_MS = 120_000;
 
 /** Registers a test that fails, instead of hanging, when what it waits for never comes. */
-export function test(name: string, body: (t: Deno.TestContext) => Promise<void>): void {
-  Deno.test(name, (t) => within(body(t), { what: "its end", deadlineMs: TEST_DEADLINE_MS }));
+export function test(
+  name: string,
+  body: (t: Deno.TestContext) => Promise<void>,
+  deadlineMs: number = TEST_DEADLINE_MS,
+): void {
+  Deno.test(name, (t) => within(body(t), { what: "its end", deadlineMs }));
 }
 
 /** Registers a test that only root can do; anybody else reads how to run it. */
