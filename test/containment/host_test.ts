@@ -230,7 +230,7 @@ function privateKib(pid: number): number {
  * outside can tell whether a process of another namespace lives.
  */
 async function namespaceEnds(run: Run, host: Host): Promise<void> {
-  host.kill();
+  for (const pid of children(host.pid)) Deno.kill(pid, "SIGKILL"); // the host is that of unshare(1)
   await run.cgroup?.empty();
   const left = run.cgroup?.below() ?? [];
   assert(left.length <= 1, `${left}`);
