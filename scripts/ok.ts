@@ -39,9 +39,21 @@ const steps: Step[] = [
     name: "clippy",
     command: ["cargo", "clippy", "--quiet", ...manifest, "--all-targets", "--", "-D", "warnings"],
   },
+  {
+    name: "clippy of what the tests can leave out",
+    command: [
+      ...["cargo", "clippy", "--quiet", ...manifest, "--features", "sabotage", "--lib"],
+      ...["--", "-D", "warnings"],
+    ],
+  },
   { name: "types", command: [deno, "check"] },
   { name: "Rust tests", command: ["cargo", "test", ...manifest], counts: cargoCounts },
   // Before the tests: those of the watch modes run it.
+  {
+    name: "sabotage: the tests can fail",
+    command: [deno, "run", "--allow-all", "scripts/sabotage.ts", "slice"],
+    counts: plainCounts,
+  },
   { name: "package", command: ["scripts/npm"] },
   {
     name: "Deno tests and the examples of the docs",

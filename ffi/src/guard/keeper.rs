@@ -506,8 +506,7 @@ impl Keeper {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
         let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
         self.kill_leaf(deadline);
-        let own_group = self.own_group && !sabotaged(Step::GroupKill);
-        if let (true, Some(group)) = (own_group, Pid::from_raw(self.pid)) {
+        if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
             // ESRCH: the group is empty
         }

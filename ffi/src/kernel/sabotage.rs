@@ -46,8 +46,6 @@ steps! {
     ReapLast = "reap-last",
     /// Everybody in a tree's cgroup is killed by one write.
     CgroupKill = "cgroup-kill",
-    /// The whole group is killed before the tree is walked.
-    GroupKill = "group-kill",
     /// Children are read of all threads, not of the first alone.
     Threads = "threads",
     /// A listed process is looked at again before it is signalled.
@@ -84,8 +82,10 @@ steps! {
     HangBeforePdeathsig = "hang-before-pdeathsig",
     /// A hang of the child, right before its exec.
     HangBeforeExec = "hang-before-exec",
-    /// A second between reading a list of children and looking at them.
+    /// A second between reading a list of children and looking at each of them.
     LateVisit = "late-visit",
+    /// A moment between signalling a process and reading its children, whichever comes first.
+    SlowVisit = "slow-visit",
 }
 
 #[cfg(not(feature = "sabotage"))]

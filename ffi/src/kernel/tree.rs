@@ -80,9 +80,7 @@ impl Tree<'_> {
         let mut pause = Duration::from_micros(200);
         loop {
             let mut sweep = Sweep::new(Signal::KILL);
-            while sweep.round(self) > 0 && Instant::now() < deadline {
-                outcome.killed += if sabotaged(Step::ReapLast) { self.reap() } else { 0 };
-            }
+            while sweep.round(self) > 0 && Instant::now() < deadline {}
             outcome.killed += self.reap();
             if self.is_empty() {
                 return outcome;
@@ -136,6 +134,13 @@ impl Tree<'_> {
     }
 }
 
+/// For tests that need the time in between.
+fn delay(at: Step, time: Duration) {
+    if sabotaged(at) {
+        std::thread::sleep(time);
+    }
+}
+
 /// One walk over the tree, repeated until it finds nobody new.
 struct Sweep {
     signal: Signal,
@@ -159,14 +164,16 @@ impl Sweep {
             if !walked.insert(pid) {
                 continue;
             }
-            if sabotaged(Step::LateVisit) {
-                std::thread::sleep(Duration::from_secs(1));
-            }
+            delay(Step::LateVisit, Duration::from_secs(1));
             let mut found = Vec::new();
             if sabotaged(Step::KillOrder) {
                 procfs::children(pid, u32::MAX, &mut found);
             }
             let Some(stat) = self.visit(pid, parent, me, &mut fresh) else { continue };
+            delay(Step::SlowVisit, Duration::from_millis(300));
+            if sabotaged(Step::ReapLast) {
+                tree.reap();
+            }
             if !sabotaged(Step::KillOrder) {
                 procfs::children(pid, stat.threads, &mut found);
             }
