@@ -48,12 +48,12 @@ const steps: Step[] = [
   },
   { name: "types", command: [deno, "check"] },
   { name: "Rust tests", command: ["cargo", "test", ...manifest], counts: cargoCounts },
-  // Before the tests: those of the watch modes run it.
   {
     name: "sabotage: the tests can fail",
     command: [deno, "run", "--allow-all", "scripts/sabotage.ts", "slice"],
     counts: plainCounts,
   },
+  // Before the tests: those of the watch modes run it.
   { name: "package", command: ["scripts/npm"] },
   {
     name: "Deno tests and the examples of the docs",

@@ -49,7 +49,7 @@ matrixCase({
     await host.next("begun");
     await coverProc(host.pid);
     await host.tell("go\n");
-    assertEquals(await host.next("refused"), ["NativeError", "ENOENT"]);
+    assertEquals(await host.next("refused"), ["SpawnError", "ENOENT"]);
   },
 });
 
