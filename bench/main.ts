@@ -21,10 +21,10 @@ type Work = () => Promise<number>;
 // The work
 
 /** Milliseconds per start and end of `true` through a port, three pipes. */
-async function portSpawns(): Promise<number> {
+async function portSpawns(kill: "auto" | "tree"): Promise<number> {
   const begin = performance.now();
   for (let n = 0; n < SPAWNS; n++) {
-    const port = await open("true");
+    const port = await open("true", [], { containment: { kill } });
     const { success } = await port.status;
     if (!success) throw new Error("true failed");
   }
@@ -119,10 +119,13 @@ interface Row {
   /** How many times `theirs`, or `limit`, ours may take. */
   most: number;
   of?: "theirs" | "limit";
+  /** Whose `theirs` is; default Deno.Command's. */
+  beside?: string;
 }
 
 /** Runs all of a row in turn, once unmeasured, and returns its line. */
-async function compare({ name, ours, theirs, limit, most, of = "theirs" }: Row): Promise<string> {
+async function compare(row: Row): Promise<string> {
+  const { name, ours, theirs, limit, most, of = "theirs", beside = "Deno.Command" } = row;
   const works = { ours, theirs, ...(limit === undefined ? {} : { limit }) };
   const taken = { ours: [] as number[], theirs: [] as number[], limit: [] as number[] };
   for (let round = 0; round <= ROUNDS; round++) {
@@ -143,7 +146,7 @@ async function compare({ name, ours, theirs, limit, most, of = "theirs" }: Row):
     `${ratio("theirs").toFixed(2)}x`,
     limit === undefined ? "-" : `${ratio("limit").toFixed(2)}x`,
     `${((noise - 1) * 100).toFixed(0)} %`,
-    `<= ${most.toFixed(2)}x ${of === "theirs" ? "Deno.Command" : "C"}`,
+    `<= ${most.toFixed(2)}x ${of === "theirs" ? beside : "C"}`,
     verdict(ratio(of), most, noise),
   ];
   return `| ${cells.join(" | ")} |`;
@@ -241,9 +244,16 @@ try {
   const rows: Row[] = [
     {
       name: "spawn + exit of true, three pipes",
-      ours: portSpawns,
+      ours: () => portSpawns("tree"),
       theirs: commandSpawns,
       most: 1.2,
+    },
+    {
+      name: "the same in a cgroup of its own, beside a port without",
+      ours: () => portSpawns("auto"),
+      theirs: () => portSpawns("tree"),
+      beside: "without",
+      most: 1.25,
     },
     {
       name: "1 GiB of stdout, 128 KiB writes, default reader",

@@ -95,7 +95,7 @@ test("watchdog, guardian and keepers hold their own descriptors, names, signals 
     assertEquals(stdio.length, 3, `${comm(pid)}: ${fds}`);
     assert(stdio.every((fd) => fd.endsWith("/dev/null")), `${comm(pid)}: ${fds}`);
   }
-  assertEquals(holds(watchdog), "socket pidfd pidfd signalfd", "runtime's end, runtime, guardian");
+  assertEquals(holds(watchdog), "socket pidfd signalfd", "runtime's end, runtime");
   const leashes = children(guardian).map(() => " socket").join("");
   assertEquals(holds(guardian), `socket pidfd signalfd${leashes}`, "requests, runtime, leashes");
   for (const keeper of keepers) {
