@@ -72,3 +72,32 @@ Deno.test("deno: an inherited one counts where this program could have set it", 
   assertEquals(await asked(flags, CAT, { clearEnv: true }, inherited), "allowed");
   assertEquals(await asked(["--allow-run=cat"], CAT, {}, inherited), "allowed");
 });
+
+Deno.test("deno: a permission that was given up counts at the next start", async () => {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--quiet", "--no-lock", "--allow-run", "-"],
+    cwd: ROOT,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(`
+    import { allow } from "./src/native/deno.ts";
+    import { validate } from "./src/options.ts";
+    const ask = () => {
+      try {
+        allow("${CAT}", validate("tool"));
+        return "allowed";
+      } catch (error) {
+        return error.name;
+      }
+    };
+    const before = ask();
+    await Deno.permissions.revoke({ name: "run" });
+    console.log(before, ask());
+  `));
+  await writer.close();
+  const { stdout } = await child.output();
+  assertEquals(new TextDecoder().decode(stdout).trim(), "allowed PermissionError");
+});

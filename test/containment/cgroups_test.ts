@@ -6,7 +6,7 @@
 import { assertEquals } from "@std/assert";
 import { alive, assert, gone, identities, until } from "../helpers.ts";
 import { matrixCase, type ModeName } from "../matrix.ts";
-import { Cast, THREE_TREES } from "./three_trees.ts";
+import { Cast, dieTogether, THREE_TREES } from "./three_trees.ts";
 
 const NEEDS_A_LEAF: Partial<Record<ModeName, string>> = {
   "tree, root": "has no leaf",
@@ -24,8 +24,7 @@ matrixCase({
     await using host = run.start(THREE_TREES);
     const dead = await Cast.of(host);
     const all = [host.id, dead.watchdog, dead.guardian, ...dead.keepers];
-    for (const { pid } of all) Deno.kill(pid, "SIGSTOP");
-    for (const { pid } of all) Deno.kill(pid, "SIGKILL");
+    await dieTogether(all);
     await gone(all);
     const daemons = dead.trees.flatMap((tree) => tree.slice(1));
     assertEquals(daemons.filter((id) => !alive(id)), [], "nobody was left to end them");

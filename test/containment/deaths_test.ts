@@ -4,20 +4,11 @@
 /** Runtime, watchdog, guardian and keeper die: alone, in pairs, in threes and all four at one instant. */
 
 import { assertEquals } from "@std/assert";
-import { alive, gone, type Identity, stat, until } from "../helpers.ts";
+import { alive, gone, type Identity, until } from "../helpers.ts";
 import { matrixCase, type Run } from "../matrix.ts";
-import { Cast, THREE_TREES } from "./three_trees.ts";
+import { Cast, dieTogether, THREE_TREES } from "./three_trees.ts";
 
 type Who = "runtime" | "watchdog" | "guardian" | "keeper" | "all keepers";
-
-/** At one instant: each is stopped before the first one dies, so that none acts for another in between. */
-async function dieTogether(ids: readonly Identity[]): Promise<void> {
-  for (const { pid } of ids) Deno.kill(pid, "SIGSTOP");
-  await until(() => ids.every(({ pid }) => stat(pid)?.[0] === "T"), {
-    what: "all of them stopped",
-  });
-  for (const { pid } of ids) Deno.kill(pid, "SIGKILL");
-}
 
 /** The processes that `who` names. */
 function cast(cast: Cast, who: readonly Who[]): Identity[] {

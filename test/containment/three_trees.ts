@@ -4,7 +4,7 @@
 /** A host whose trees the cases end in every way there is. */
 
 import { assertEquals } from "@std/assert";
-import { assert, children, helpers, identities, type Identity } from "../helpers.ts";
+import { assert, children, helpers, identities, type Identity, stat, until } from "../helpers.ts";
 import type { Host } from "../host_process.ts";
 
 /** Each a child and two double-forked daemons, one of which outlives SIGTERM. */
@@ -66,4 +66,13 @@ export class Cast {
     assert(keeper !== undefined);
     return keeper;
   }
+}
+
+/** At one instant: each is stopped before the first one dies, so that none acts for another in between. */
+export async function dieTogether(ids: readonly Identity[]): Promise<void> {
+  for (const { pid } of ids) Deno.kill(pid, "SIGSTOP");
+  await until(() => ids.every(({ pid }) => stat(pid)?.[0] === "T"), {
+    what: "all of them stopped",
+  });
+  for (const { pid } of ids) Deno.kill(pid, "SIGKILL");
 }

@@ -229,6 +229,7 @@ impl Keeper {
             }
             if self.starting.is_none() && self.tidy.is_some_and(|at| at <= now) {
                 self.tidy = None;
+                child::give_memory_back();
                 helper::give_memory_back();
             }
             // Looked at once: with the child ended and no other child there is nobody who could bring one.

@@ -279,6 +279,9 @@ pub struct Stack {
     bytes: usize,
 }
 
+// SAFETY: the mapping belongs to whoever holds this, and to no thread in particular.
+unsafe impl Send for Stack {}
+
 const GUARD: usize = 64 * 1024;
 
 impl Stack {
