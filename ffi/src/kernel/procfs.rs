@@ -149,6 +149,8 @@ fn children_of_task(pid: i32, tid: i32, into: &mut Vec<i32>) {
 }
 
 /// The same from every process's word on its parent: slower, and the only way without the lists.
+/// Never inlined: each keeper's stack would hold its buffer.
+#[inline(never)]
 fn children_by_parent(parent: i32, into: &mut Vec<i32>) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(all) = rustix::fs::open("/proc", flags, Mode::empty()) else { return };
