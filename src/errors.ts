@@ -290,6 +290,10 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     "65,536 processes are kept already, or this user may have no more",
     `close some; ${TOO_MANY}`,
   ],
+  "keeper/ECHILD": [
+    "its keeper ended before it ran",
+    "try again; look for who killed it, or for lack of descriptors or memory (ulimit -n, dmesg)",
+  ],
   "keeper/EPIPE": ["its keeper ended before it ran", "try again; if it was killed, find by whom"],
   "keeper/ECONNRESET": [
     "its keeper ended before it ran",
@@ -346,6 +350,9 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
   "ELOOP": [null, "mend the links"],
 };
 
+/** The host lacks something for now: not the library's fault, wherever it is found. */
+const STARVED: readonly string[] = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"];
+
 /** What was to be started, as far as a message needs it. */
 export interface Launch {
   command: string;
@@ -371,7 +378,8 @@ export function startError(
     op: "open",
     subject: command,
   };
-  const ours = code === "EPANIC" || stage === "library" || (stage === "spec" && code !== "E2BIG");
+  const refused = stage === "library" || (stage === "spec" && code !== "E2BIG");
+  const ours = code === "EPANIC" || (refused && !STARVED.includes(code));
   return ours ? new NativeError(fault) : new SpawnError({ ...fault, stage, errno });
 }
 

@@ -121,6 +121,7 @@ impl Guardian<'_> {
             }
             match (ToGuardian::decode(&buffer[..packet.len]), packet.fds.into_iter().next()) {
                 (Ok(ToGuardian::Keep { id }), Some(port)) => self.keep(id, port),
+                (Ok(ToGuardian::Keep { id }), None) if packet.cut => self.refuse(id),
                 (Ok(ToGuardian::End { id }), None) => self.end(id),
                 _ => return false,
             }
@@ -133,6 +134,13 @@ impl Guardian<'_> {
             let failed = FromKeeper::Failed { stage: Stage::Keeper, errno: errno.raw_os_error() };
             let _ = socket::send(&port, &failed.encode(), &[]); // a runtime that is gone need not know
         }
+    }
+
+    /// A port that could not be taken in. Whoever starves must not take the others' trees along.
+    fn refuse(&mut self, id: u32) {
+        let errno = Errno::MFILE.raw_os_error();
+        self.outbox.push_back(FromGuardian::Refused { id, errno }.encode());
+        self.flush();
     }
 
     fn try_keep(&mut self, id: u32, port: OwnedFd) -> Result<(), (OwnedFd, Errno)> {

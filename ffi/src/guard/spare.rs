@@ -58,9 +58,10 @@ fn live(birth: Birth) -> Result<(), Errno> {
         birth.title.show("proton-spare");
         table.grant(at, 0);
         let seat = Seat { limits: birth.limits, place: (birth.place, birth.id) };
-        let (launch, fds, prepared) = match read_launch(&links, &seat)? {
-            Some(all) => all,
-            None => return Ok(()), // the runtime or the guardian is gone: nothing was started
+        let (launch, fds, prepared) = match read_launch(&links, &seat) {
+            Ok(Some(all)) => all,
+            Ok(None) => return Ok(()), // the runtime or the guardian is gone: nothing was started
+            Err(errno) => return tell_failure(&links.port, Stage::Keeper, errno),
         };
         let _ = rustix::thread::set_name(c"proton-keeper");
         birth.title.show("proton-keeper");
@@ -74,14 +75,16 @@ fn live(birth: Birth) -> Result<(), Errno> {
                 Some(links) => links,
                 None => return Ok(()),
             },
-            Err((port, stage, errno)) => {
-                let failed = FromKeeper::Failed { stage, errno: errno.raw_os_error() };
-                // Nobody to tell is no error: the runtime is gone then.
-                let _ = socket::send(&port, &failed.encode(), &[]);
-                return Ok(());
-            }
+            Err((port, stage, errno)) => return tell_failure(&port, stage, errno),
         };
     }
+}
+
+fn tell_failure(port: &OwnedFd, stage: Stage, errno: Errno) -> Result<(), Errno> {
+    let failed = FromKeeper::Failed { stage, errno: errno.raw_os_error() };
+    // Nobody to tell is no error: the runtime is gone then.
+    let _ = socket::send(port, &failed.encode(), &[]);
+    Ok(())
 }
 
 /// What a keeper has for each of its children.
@@ -190,6 +193,9 @@ fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, 
             Err(Errno::AGAIN) => continue,
             Err(errno) => return Err(errno),
         };
+        if packet.cut {
+            return Err(Errno::MFILE);
+        }
         // (No first packet of a launch record can be read as a message: it begins with the length of the whole.)
         let bytes = &buffer[..packet.len];
         match ToKeeper::decode(bytes) {

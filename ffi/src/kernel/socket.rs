@@ -25,6 +25,8 @@ pub struct Sender {
 pub struct Packet {
     pub len: usize,
     pub fds: Vec<OwnedFd>,
+    /// There were more descriptors than this process may have, or than [`FDS_MAX`].
+    pub cut: bool,
     /// Present on sockets with [`tell_senders`].
     pub sender: Option<Sender>,
 }
@@ -52,8 +54,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
 }
 
 /// Receives one packet without waiting. `Ok(None)` is the end of the stream. A
-/// packet larger than `buffer`, or with more than [`FDS_MAX`] descriptors, is
-/// EMSGSIZE: nothing of ours sends such.
+/// packet larger than `buffer` is EMSGSIZE: nothing of ours sends such.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -68,7 +69,12 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
         Err(Errno::CONNRESET) => receive()?,
         other => other?,
     };
-    let mut packet = Packet { len: got.bytes, fds: Vec::new(), sender: None };
+    let mut packet = Packet {
+        len: got.bytes,
+        fds: Vec::new(),
+        cut: got.flags.contains(ReturnFlags::CTRUNC),
+        sender: None,
+    };
     for message in control.drain() {
         match message {
             RecvAncillaryMessage::ScmRights(fds) => packet.fds.extend(fds),
@@ -78,7 +84,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
             _ => {}
         }
     }
-    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if got.flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE);
     }
     // A SEQPACKET peer that closed reads as zero bytes; nothing of ours sends an empty packet.

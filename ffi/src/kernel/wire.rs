@@ -171,6 +171,8 @@ pub enum FromGuardian {
     /// First message; the guardian's own pidfd comes along (one fd). `base` is the cgroup below which the
     /// keepers' stand, by number; empty where there is none.
     Hello { abi: u32, base: Vec<u8> },
+    /// There is no keeper `id`: its port has not reached the guardian.
+    Refused { id: u32, errno: i32 },
     /// Keeper `id` ended without an end of its own; its tree has been swept.
     Swept { id: u32, killed: u32, survivors: Vec<Survivor> },
 }
@@ -462,6 +464,7 @@ impl FromGuardian {
             FromGuardian::Swept { id, killed, survivors } => {
                 put_survivors(w.u32(2).u32(*id).u32(*killed), survivors)
             }
+            FromGuardian::Refused { id, errno } => w.u32(3).u32(*id).i32(*errno),
         };
         w.done()
     }
@@ -471,6 +474,7 @@ impl FromGuardian {
         let record = match r.u32()? {
             1 => FromGuardian::Hello { abi: r.u32()?, base: r.text()? },
             2 => FromGuardian::Swept { id: r.u32()?, killed: r.u32()?, survivors: take_survivors(&mut r)? },
+            3 => FromGuardian::Refused { id: r.u32()?, errno: r.i32()? },
             _ => return Err(Malformed),
         };
         r.end().map(|()| record)

@@ -153,8 +153,14 @@ impl Asked<'_> {
         let mut childs = Some(childs);
         let mut room = true;
         for packet in Launch::packets(&record) {
-            // An error here is the keeper's end, which its guardian tells of.
-            room = lock(&port.keeper).send(packet, childs.take().unwrap_or_default()).unwrap_or(true);
+            let sent = fault("record").and_then(|()| {
+                let mut keeper = lock(&port.keeper);
+                keeper.send(packet, childs.take().unwrap_or_default())
+            });
+            room = match sent {
+                Err(Errno::PIPE | Errno::CONNRESET) => true, // the keeper's end, which its guardian tells of
+                other => other.map_err(at(Stage::Keeper))?,
+            };
         }
         if !room {
             self.reactor.want_room(port);
@@ -177,7 +183,8 @@ fn pair_of(reactor: &Reactor, identity: Identity) -> Result<Arc<Pair>, Failed> {
         return Ok(pair);
     }
     let pair = Arc::new(Pair::start(reactor.next_id(), identity)?);
+    // Before others can find it: one that is not watched would answer nobody.
+    reactor.watch_pair(&pair).inspect_err(|_| pair.undo()).map_err(at(Stage::Guardian))?;
     lock(&reactor.shared).pairs.insert(pair.id, pair.clone());
-    reactor.watch_pair(&pair).map_err(at(Stage::Guardian))?;
     Ok(pair)
 }

@@ -14,7 +14,7 @@ use crate::runtime::port::Outlet;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -155,13 +155,14 @@ impl Pair {
         ];
         let pid = host::spawn(&loader, &arguments, &fds)?;
         let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+        let pidfd = fault("watchdog-pidfd").and_then(|()| pidfd(pid)).inspect_err(|_| undo(pid))?;
         Ok(Pair {
             id,
             identity,
             requests: Mutex::new(Outlet::new(requests)),
             watch,
             watchdog: pid,
-            pidfd: pidfd(pid)?,
+            pidfd,
             _life: life,
             guardian: Mutex::new(None),
             base: OnceLock::new(),
@@ -171,6 +172,12 @@ impl Pair {
             ports: AtomicUsize::new(0),
         })
     }
+}
+
+/// Ends a watchdog that nothing is known of yet; its guardian sees that its runtime's sockets are closed.
+fn undo(watchdog: Pid) {
+    let _ = rustix::process::kill_process(watchdog, Signal::KILL); // our unreaped child
+    let _ = rustix::process::waitid(WaitId::Pid(watchdog), WaitIdOptions::EXITED);
 }
 
 /// A process's pidfd; none where a filter refuses them.
@@ -194,6 +201,11 @@ impl Pair {
             None => WaitId::Pid(self.watchdog),
         };
         let _ = rustix::process::waitid(whom, WaitIdOptions::EXITED);
+    }
+
+    /// Gives it up before anything was asked of it.
+    pub fn undo(&self) {
+        undo(self.watchdog);
     }
 
     /// Neither of the two is there any more.

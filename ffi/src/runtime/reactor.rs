@@ -15,7 +15,7 @@ use crate::kernel::tree::Outcome;
 use crate::kernel::wire::{
     Cause, Done, FromGuardian, FromKeeper, Lack, Stage, ToGuardian, ToKeeper, Wait, ABI, PACKET,
 };
-use crate::runtime::environment::Program;
+use crate::runtime::environment::{errno_of, Program};
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, ready, Env, Port, State, Stdio, Terms, Wake, DONE, SIGNALLED, STARTED};
@@ -88,16 +88,16 @@ pub struct Reactor {
 
 /// The reactor of this process, started at the first call.
 pub fn reactor() -> Result<&'static Reactor, Errno> {
-    static REACTOR: OnceLock<Result<Reactor, Errno>> = OnceLock::new();
-    static THREAD: OnceLock<bool> = OnceLock::new();
-    let reactor = REACTOR.get_or_init(Reactor::new).as_ref().map_err(|errno| *errno)?;
-    let running = *THREAD.get_or_init(|| {
-        let builder = std::thread::Builder::new().name("proton-reactor".into()).stack_size(256 * 1024);
-        builder.spawn(move || reactor.run()).is_ok()
-    });
-    if !running {
-        return Err(Errno::AGAIN);
+    static REACTOR: OnceLock<Arc<Reactor>> = OnceLock::new();
+    static STARTING: Mutex<()> = Mutex::new(());
+    if REACTOR.get().is_none() {
+        let _one = lock(&STARTING);
+        if REACTOR.get().is_none() {
+            // A failure is not kept: what was lacking may be there at the next call.
+            let _ = REACTOR.set(Reactor::started()?); // nobody else could
+        }
     }
+    let reactor = REACTOR.get().ok_or(Errno::AGAIN)?;
     if reactor.process == std::process::id() {
         Ok(reactor)
     } else {
@@ -106,6 +106,15 @@ pub fn reactor() -> Result<&'static Reactor, Errno> {
 }
 
 impl Reactor {
+    fn started() -> Result<Arc<Self>, Errno> {
+        fault("reactor")?;
+        let reactor = Arc::new(Reactor::new()?);
+        let running = reactor.clone();
+        let builder = std::thread::Builder::new().name("proton-reactor".into()).stack_size(256 * 1024);
+        builder.spawn(move || running.run()).map_err(|error| errno_of(&error))?;
+        Ok(reactor)
+    }
+
     fn new() -> Result<Self, Errno> {
         let reactor = Reactor {
             process: std::process::id(),
@@ -171,7 +180,7 @@ impl Reactor {
         let port = self.insert(pair, |handle| Port::new(handle, env.clone(), pair.id, id, near))?;
         let keep = ToGuardian::Keep { id }.encode();
         let sent = self.watch_port(&port).map_err(at(Stage::Stdio)).and_then(|()| {
-            let sent = lock(&pair.requests).send(keep, vec![far]);
+            let sent = fault("keep").and_then(|()| lock(&pair.requests).send(keep, vec![far]));
             sent.map_err(at(Stage::Guardian))
         });
         match sent {
@@ -665,6 +674,7 @@ impl Reactor {
         self.abandon_spares(|port| port.pair == pair.id);
         if pair.ports.load(Ordering::Acquire) == 0 {
             self.dismiss(pair);
+            self.bury(pair); // the watchdog may have been quicker than this thread
         }
     }
 
@@ -706,6 +716,7 @@ impl Reactor {
                     let path = String::from_utf8(base).ok().filter(|path| !path.is_empty());
                     path.map(|path| pair.base.set(Base { path }));
                 }
+                Ok(FromGuardian::Refused { id, errno }) => self.refused(id, Errno::from_raw_os_error(errno)),
                 Ok(FromGuardian::Swept { id, killed, survivors }) => {
                     self.swept(id, Outcome { killed, survivors });
                 }
@@ -714,10 +725,20 @@ impl Reactor {
         }
     }
 
-    fn swept(&self, id: u32, outcome: Outcome) {
+    /// The port of this keeper that is not over.
+    fn kept_by(&self, id: u32) -> Option<Arc<Port>> {
         let of_it = |port: &&Arc<Port>| port.keeper_id == id && !port.is_over();
-        let found = lock(&self.shared).ports.iter().find(of_it).cloned();
-        let Some(port) = found else { return };
+        lock(&self.shared).ports.iter().find(of_it).cloned()
+    }
+
+    fn refused(&self, id: u32, errno: Errno) {
+        let Some(port) = self.kept_by(id) else { return };
+        lock(&port.keeper).close();
+        self.over(&port, |state| state.failure = Some((Stage::Keeper, errno)), false);
+    }
+
+    fn swept(&self, id: u32, outcome: Outcome) {
+        let Some(port) = self.kept_by(id) else { return };
         lock(&port.state).swept = Some(outcome);
         self.resolve_orphan(&port);
     }

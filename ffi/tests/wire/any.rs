@@ -52,8 +52,9 @@ impl Any for ToGuardian {
 
 impl Any for FromGuardian {
     fn any(random: &mut Random) -> Self {
-        match random.below(2) {
+        match random.below(3) {
             0 => FromGuardian::Hello { abi: random.u32(), base: random.text(9) },
+            1 => FromGuardian::Refused { id: random.u32(), errno: random.i32() },
             _ => FromGuardian::Swept {
                 id: random.u32(),
                 killed: random.u32(),
