@@ -68,11 +68,15 @@ export class Cast {
   }
 }
 
-/** At one instant: each is stopped before the first one dies, so that none acts for another in between. */
+/**
+ * At one instant: each is stopped before the first one dies, so that none acts for another in between. The last
+ * named dies first, to be named from the runtime down: when the parent of the helpers' group dies, the kernel has
+ * those in it that are stopped go on (SIGHUP and SIGCONT for an orphaned process group, setpgid(2)).
+ */
 export async function dieTogether(ids: readonly Identity[]): Promise<void> {
   for (const { pid } of ids) Deno.kill(pid, "SIGSTOP");
   await until(() => ids.every(({ pid }) => stat(pid)?.[0] === "T"), {
     what: "all of them stopped",
   });
-  for (const { pid } of ids) Deno.kill(pid, "SIGKILL");
+  for (const { pid } of ids.toReversed()) Deno.kill(pid, "SIGKILL");
 }
