@@ -4,7 +4,7 @@
 
 use crate::kernel::sabotage;
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_int;
 use std::time::Duration;
 
@@ -103,15 +103,20 @@ fn rest_of_page(address: usize) -> usize {
     PAGE - address % PAGE
 }
 
-/// The addresses in the list of variables at this moment.
-fn addresses() -> Result<Vec<usize>, Errno> {
-    const WORD: usize = size_of::<usize>();
+const WORD: usize = size_of::<usize>();
+
+/// Where the list of variables is at this moment.
+fn place() -> Result<usize, Errno> {
     let mut word = [0; WORD];
-    let mut found = Vec::new();
     if read_own(&[(&raw const environ as usize, WORD)], &mut word)? < WORD {
         return Err(Errno::FAULT);
     }
-    let mut at = usize::from_ne_bytes(word);
+    Ok(usize::from_ne_bytes(word))
+}
+
+/// The addresses in the list at `at`.
+fn addresses(mut at: usize) -> Result<Vec<usize>, Errno> {
+    let mut found = Vec::new();
     let mut piece = [0; PAGE];
     while at != 0 {
         let got = read_own(&[(at, rest_of_page(at))], &mut piece)?;
@@ -178,19 +183,56 @@ const LOOKS: usize = 16;
 /// How often the list is looked for again because it was being moved: a second, where the mover gets no processor.
 const MOVES: usize = 1000;
 
+/// Waits until whoever is setting a variable at this moment has done so: libc frees the old place of the list a
+/// moment before it tells the new one, and a thread can lose the processor just there. To unset a variable that
+/// nobody has takes libc's lock and changes nothing.
+fn let_setters_finish() {
+    const NOBODYS: &std::ffi::CStr = c"proton-stream-9d3f6c1e58b24a07-is-not-set";
+    // SAFETY: a C string; libc holds its own lock while it looks for the name.
+    unsafe { libc::unsetenv(NOBODYS.as_ptr()) };
+}
+
+/// The addresses in the list, read from a place that it had not left.
+fn list() -> Result<Vec<usize>, Errno> {
+    for _ in 0..LOOKS {
+        let place = place()?;
+        let found = addresses(place);
+        let_setters_finish();
+        let found = found?;
+        if self::place()? == place {
+            return Ok(found);
+        }
+    }
+    Err(Errno::FAULT) // it is moved again and again
+}
+
 fn copy_environment() -> Result<Vec<Vec<u8>>, Errno> {
     let mut known = HashMap::new();
-    let mut list = addresses()?;
+    let (mut before, mut now) = (Vec::new(), list()?);
     for _ in 0..LOOKS {
-        texts_at(&list, &mut known)?;
-        let again = addresses()?;
-        if again == list {
-            break;
+        texts_at(&now, &mut known)?;
+        let again = list()?;
+        if again == now {
+            return Ok(now.iter().filter_map(|at| known.get(at).cloned()).collect());
         }
-        list = again;
+        (before, now) = (now, again);
     }
-    texts_at(&list, &mut known)?;
-    Ok(list.iter().filter_map(|at| known.get(at).cloned()).collect())
+    texts_at(&now, &mut known)?;
+    Ok(joined(&now, &before, &known))
+}
+
+/// The last of two looks at a list that changes all the time, with what only the look before has seen: unsetenv(3)
+/// moves those behind the one that it takes out, and one that is moved from a part not read yet into one that was
+/// read is missed. What is no variable was read from a place that the list had just left.
+fn joined(now: &[usize], before: &[usize], known: &HashMap<usize, Vec<u8>>) -> Vec<Vec<u8>> {
+    let (mut all, mut names) = (Vec::with_capacity(now.len()), HashSet::new());
+    for text in now.iter().chain(before).filter_map(|at| known.get(at)) {
+        let name = text.iter().position(|&b| b == b'=').map(|at| &text[..at]);
+        if name.is_some_and(|name| !name.is_empty() && names.insert(name)) {
+            all.push(text.clone());
+        }
+    }
+    all
 }
 
 /// The environment of this process as `NAME=value`. Another Worker may set a
@@ -203,8 +245,7 @@ pub fn environment() -> Result<Vec<Vec<u8>>, Errno> {
     let mut result = copy_environment();
     for look in 0..MOVES {
         match result {
-            // The list itself is moving, and its old place is gone. setenv(3) frees that place a moment before it
-            // tells the new one: a thread that lost the processor just there needs it back.
+            // The list itself is moving, and its old place is gone.
             Err(Errno::FAULT) => std::thread::sleep(Duration::from_millis(u64::from(look >= LOOKS))),
             Err(Errno::PERM | Errno::NOSYS) => return Ok(plain_environment()),
             _ => break,
@@ -357,4 +398,34 @@ pub fn own_file() -> Option<std::path::PathBuf> {
     // SAFETY: a C string of the loader's, which lives as long as the library (linked with nodelete).
     let name = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
     Some(std::path::PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_look_missed_is_there_by_the_look_before_and_what_is_no_variable_is_not() {
+        let text = |text: &str| text.as_bytes().to_vec();
+        let known = HashMap::from([
+            (1, text("A=new")),
+            (2, text("A=old")),
+            (3, text("B=1")),
+            (4, text("C=")),
+            (5, text("\x07\x02")),
+            (6, text("=x")),
+        ]);
+        assert_eq!(joined(&[1, 5, 4], &[2, 3, 6, 4], &known), [text("A=new"), text("C="), text("B=1")]);
+    }
+
+    #[test]
+    fn the_environment_is_what_stands_in_it() {
+        use std::os::unix::ffi::OsStrExt;
+        let mut expected: Vec<_> =
+            std::env::vars_os().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect();
+        let mut found = environment().expect("it can be read");
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected);
+    }
 }
