@@ -57,8 +57,8 @@ matrixCase({
   number: "#34",
   title: "/proc is covered while trees run: their cgroups end them",
   not: {
-    "tree, root": "tree mode finds descendants in /proc and nowhere else",
-    "tree, unprivileged": "tree mode finds descendants in /proc and nowhere else",
+    "tree, root": "tree mode finds descendants in /proc and nowhere else: the next case",
+    "tree, unprivileged": "tree mode finds descendants in /proc and nowhere else: the next case",
   },
   body: async (run) => {
     await using host = run.start(TWO_TREES, { above: ["unshare", "--mount"] });
@@ -66,6 +66,24 @@ matrixCase({
     await coverProc(host.pid);
     await host.tell("go\n");
     assertEquals(await host.next("closed"), ["fulfilled", "fulfilled"]);
+    await gone(ids);
+  },
+});
+
+matrixCase({
+  number: "#34",
+  title: "/proc is covered while trees run: nobody is said to be gone, and all end once it is back",
+  not: {
+    "cgroup2, root": "their cgroups end them: the case before",
+    "cgroup2, unprivileged": "their cgroups end them: the case before",
+  },
+  body: async (run) => {
+    await using host = run.start(TWO_TREES, { above: ["unshare", "--mount"] });
+    const ids = identities(await host.numbers("ready"));
+    await coverProc(host.pid);
+    await host.tell("go\n");
+    assertEquals(await host.next("closed"), ["SurvivorsError", "SurvivorsError"]);
+    await output("nsenter", "--mount", "--target", `${host.pid}`, "umount", "/proc");
     await gone(ids);
   },
 });

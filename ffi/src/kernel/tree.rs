@@ -40,6 +40,15 @@ pub struct Outcome {
     pub survivors: Vec<Survivor>,
 }
 
+/// Stands for whoever is left where nobody can be seen.
+const UNSEEN: Survivor =
+    Survivor { pid: 0, reason: Reason::NotPermitted, tracer: 0, comm: *b"unseen: no /proc" };
+
+/// /proc shows us nothing any more, ourselves included: somebody has mounted over it.
+pub fn is_blind() -> bool {
+    procfs::stat(std::process::id() as i32).is_none()
+}
+
 impl Tree<'_> {
     fn children(&self) -> Vec<i32> {
         let mut found = Vec::new();
@@ -52,7 +61,10 @@ impl Tree<'_> {
     /// This list is exact, since only this process removes its children from
     /// it, and orphans enter it before the end of their parent can be seen.
     pub fn is_empty(&self) -> bool {
-        self.children().into_iter().all(|pid| self.is_held_zombie(pid))
+        let children = self.children();
+        // The held one's zombie would stand in it.
+        let seen = !children.is_empty() || !is_blind();
+        seen && children.into_iter().all(|pid| self.is_held_zombie(pid))
     }
 
     /// One that can be reaped: while somebody else traces it, its end is the tracer's to take.
@@ -87,6 +99,9 @@ impl Tree<'_> {
             }
             if Instant::now() >= deadline {
                 outcome.survivors = self.survivors(&sweep.refused);
+                if outcome.survivors.is_empty() {
+                    outcome.survivors.push(UNSEEN);
+                }
                 return outcome;
             }
             std::thread::sleep(pause);
