@@ -8,6 +8,7 @@
  */
 
 import { assertEquals } from "@std/assert";
+import { MOUNT } from "./cgroups.ts";
 import { existsSync } from "node:fs";
 import {
   assert,
@@ -127,14 +128,30 @@ for (let line = await hear(); line !== null; line = await hear()) {
 `;
 
 /** What runs below a host, and how many descriptors of our kinds all of that and the host have open. */
-function holdings(host: Host): { running: string; fds: number } {
+function holdings(host: Host): Holdings {
   const pids = [host.pid, ...descendants(host.pid)];
   const runtimes = streamSockets();
   // The runtime opens its caches when it likes.
   const kinds = / -> (socket|pipe|anon_inode|\/dev\/null)/;
   const fds = pids.flatMap((pid) => descriptors(pid) ?? []).filter((fd) => kinds.test(fd));
   const own = fds.filter((fd) => !runtimes.has(fd.match(/socket:\[(\d+)\]$/)?.[1] ?? ""));
-  return { running: pids.map(comm).sort().join(), fds: own.length };
+  return { running: pids.map(comm).sort().join(), fds: own.length, leaves: leaves(host) };
+}
+
+interface Holdings {
+  running: string;
+  fds: number;
+  /** Directories of trees in the host's own cgroup. */
+  leaves: number;
+}
+
+function leaves(host: Host): number {
+  const own = Deno.readTextFileSync(`/proc/${host.pid}/cgroup`).match(/^0::(.*)$/m)?.[1] ?? "";
+  const below = (path: string) =>
+    [...Deno.readDirSync(path)].filter((entry) => entry.isDirectory).map(({ name }) => name);
+  if (MOUNT === null) return 0;
+  const bases = below(MOUNT + own).filter((name) => name.startsWith(`proton-${host.pid}-`));
+  return bases.flatMap((base) => below(`${MOUNT}${own}/${base}`)).length;
 }
 
 /** By inode: the runtime opens a pair of them for itself, sooner or later; ours are of another type. */
@@ -179,7 +196,8 @@ for (const user of USERS) {
           assertEquals(error, ["SpawnError", stage, String(told ?? errno), "true"], point);
           await until(() => {
             const now = holdings(host);
-            return now.running === before.running && now.fds <= before.fds;
+            return now.running === before.running && now.fds <= before.fds &&
+              now.leaves <= before.leaves;
           }, {
             what: () => `no more than before ${point}: ${JSON.stringify([before, holdings(host)])}`,
           });
@@ -190,7 +208,7 @@ for (const user of USERS) {
 }
 
 /** What it holds once the helpers that were given up are gone: the first port's and the current ones. */
-async function settled(host: Host): Promise<{ running: string; fds: number }> {
+async function settled(host: Host): Promise<Holdings> {
   const count = (name: string) => descendants(host.pid).filter((pid) => comm(pid) === name).length;
   const names = ["proton-watchdog", "proton-guardian", "proton-keeper", "proton-spare"];
   const is = () => names.map(count).join();

@@ -45,6 +45,29 @@ matrixCase({
 });
 
 matrixCase({
+  number: "+",
+  title: "a runtime that starts meanwhile lets the trees of a dead one have their grace",
+  not: NEEDS_A_LEAF,
+  body: async (run) => {
+    await using host = run.start(`
+      const port = await open(PROBE, ["ignore-sigterm"], { delayToSigkill: 2_000 });
+      say("ready", ...await ready(port));
+      await hear();
+    `);
+    const ids = identities(await host.numbers("ready"));
+    host.kill();
+    await host.end();
+    await using next = run.start(
+      `await (await open("true")).status; say("started"); await hear();`,
+    );
+    await next.next("started");
+    // Its watchdog has looked for what is stale by the time that a second start is through.
+    assertEquals(ids.filter((id) => !alive(id)), [], "its keeper still waits");
+    await gone(ids);
+  },
+});
+
+matrixCase({
   number: "#37",
   title:
     "a storm of forks in the leaf while it is killed (Linux before 6.14 let some slip through)",

@@ -134,6 +134,12 @@ async function beyondReach(run: Run, who: readonly Who[]): Promise<void> {
   await dieTogether(cast(all, who));
   const [child, ...daemons] = all.tree(0);
   await gone([...all.trees.slice(1).flat(), ...child === undefined ? [] : [child]]);
+  if (!who.includes("runtime")) {
+    // What nobody can know is not told as gone: only a cgroup proves it.
+    const told = [await host.next("tree"), await host.next("tree"), await host.next("tree")];
+    const named = told.sort().map(([, , , survivors]) => survivors);
+    assertEquals(named, [run.mode.kill === "tree" ? "1" : "0", "0", "0"]);
+  }
   if (run.mode.kill === "cgroup2" && !who.includes("runtime")) await gone(daemons);
   for (const { pid } of daemons.filter(alive)) Deno.kill(pid, "SIGKILL");
   if (who.includes("runtime")) await nextStart(run);

@@ -60,5 +60,6 @@ export async function burst(task: Burst): Promise<never> {
   }
   await Promise.all(going);
   say("opened all");
-  return await new Promise(() => {});
+  // Where every program has ended nothing else keeps the host alive.
+  return await new Promise(() => setInterval(() => {}, 60_000));
 }

@@ -275,8 +275,11 @@ fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), E
         let left = helper::wait(Whose::Any, true).is_ok();
         let last = table.keepers().map(|(at, _)| table.allowance(at)).max().unwrap_or_default();
         let given_up = !outcome.survivors.is_empty() && begun.elapsed() > last + SWEEP;
-        if !left || given_up {
+        if !left {
             return Ok(());
+        }
+        if given_up {
+            return Err(Errno::BUSY);
         }
         let next = table.keepers().map(|(at, _)| table.allowance(at).saturating_sub(begun.elapsed())).min();
         let pause =

@@ -146,8 +146,15 @@ impl<'a> Prepared<'a> {
         let host = Priorities::of_this_thread(0);
         let Priorities { nice, affinity, scheduler, ioprio } = host;
         let own = Own { limits, nice, affinity, scheduler, ioprio };
-        let ready = Ready::new(make_leaf(cgroup, place, id))?;
-        Ok(Prepared { own, cgroup, ready })
+        let home = make_leaf(cgroup, place, id);
+        let leaf = home.as_ref().ok().map(|(leaf, _)| leaf.clone());
+        match Ready::new(home) {
+            Ok(ready) => Ok(Prepared { own, cgroup, ready }),
+            Err(failed) => {
+                leaf.map(|leaf| leaf.end(Instant::now() + DEADLINE)); // nobody was ever in it
+                Err(failed)
+            }
+        }
     }
 
     /// Whether it is for a start in a cgroup.
@@ -345,7 +352,12 @@ impl Keeper {
             self.pidfd = None;
             // It exits right after the report; SIGKILL so that this wait has an end whatever holds it.
             self.signal_child(Signal::KILL);
+            let until = Instant::now() + DEADLINE;
             while !matches!(helper::wait(Whose::Pid(self.pid), false), Ok(Some(_)) | Err(_)) {
+                if Instant::now() >= until {
+                    self.flush_outbox();
+                    helper::exit(1); // its tracer keeps it: the guardian goes on
+                }
                 let mut waiting = [PollFd::new(&self.events, PollFlags::IN)];
                 poll(&mut waiting, Some(Instant::now() + Duration::from_millis(10)))?;
             }
@@ -568,6 +580,9 @@ impl Keeper {
             survivors: outcome.survivors.clone(),
         }));
         self.linger(!outcome.survivors.is_empty())?;
+        if self.leaf.is_some() || (!outcome.survivors.is_empty() && helper::wait(Whose::Any, true).is_ok()) {
+            return Err(Errno::BUSY); // the guardian goes on with what is left
+        }
         let (runtime, events) = (self.runtime, self.events);
         Ok(self.port.zip(self.leash).filter(|_| again).map(|(port, leash)| Links {
             port,

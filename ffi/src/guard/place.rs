@@ -11,7 +11,7 @@ use crate::kernel::sys::helper::{self, Forked, Whose};
 use crate::kernel::wire::Lack;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{FlockOperation, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::mem::MaybeUninit;
@@ -21,6 +21,21 @@ use std::time::{Duration, Instant};
 pub struct Place {
     pub base: Base,
     pub way: Way,
+}
+
+/// Every helper holds the directory, locked for all of them together: what is in it is not stale while one of
+/// them still gives its tree the time that was asked for.
+fn hold(whole: &Leaf) -> Result<(), Errno> {
+    let directory = whole.open()?;
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared)?;
+    helper::keep_always(directory);
+    Ok(())
+}
+
+/// Nobody holds it any more; the lock is ours until the descriptor is dropped.
+fn unheld(whole: &Leaf) -> Option<OwnedFd> {
+    let directory = whole.open().ok()?;
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).ok().map(|()| directory)
 }
 
 /// What is known of a place: a keeper does without one where there is none.
@@ -74,7 +89,7 @@ fn prove(path: String) -> Result<Place, Why> {
     });
     let gone = leaf.end(Instant::now() + Duration::from_secs(1));
     match proven {
-        Ok(way) if gone => Ok(Place { base: Base { path }, way }),
+        Ok(way) if gone && hold(&whole).is_ok() => Ok(Place { base: Base { path }, way }),
         other => {
             whole.end(Instant::now() + Duration::from_secs(1));
             Err(other.err().unwrap_or((Lack::Kill, Errno::BUSY.raw_os_error())))
@@ -171,7 +186,7 @@ impl Owner {
         if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) {
             return true;
         }
-        procfs::stat(self.pid).is_some_and(|stat| stat.started != self.started)
+        procfs::stat(self.pid).is_some_and(|stat| stat.started != self.started || stat.has_ended())
     }
 }
 
@@ -203,6 +218,7 @@ pub fn sweep() {
         }
     }
     for leaf in stale {
+        let Some(_lock) = unheld(&leaf) else { continue };
         leaf.end(Instant::now() + STALE); // what outlives that is tried again at the next start
     }
 }

@@ -11,6 +11,7 @@ use crate::guard::oom;
 use crate::guard::place;
 use crate::guard::table::{Table, PATIENCE};
 use crate::kernel::sabotage::{self, sabotaged, Step};
+use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
@@ -61,7 +62,10 @@ fn live(title: &Title) -> Result<(), Errno> {
     if sabotaged(Step::Watchdog) {
         return Ok(());
     }
-    guardian::outlive(table, place, &events)
+    guardian::outlive(table, place, &events)?;
+    // The last word: nothing is left. Without it nobody can know that.
+    let _ = socket::send(&end, &[1], &[]); // the runtime may be gone
+    Ok(())
 }
 
 /// One leash per child and no other use: the helpers may have as many as they are allowed.

@@ -10,6 +10,7 @@ use rustix::net::{
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 /// The most descriptors that one packet of ours carries.
 pub const FDS_MAX: usize = 8;
@@ -41,7 +42,7 @@ pub fn tell_senders(socket: impl AsFd) -> Result<(), Errno> {
     net::sockopt::set_socket_passcred(socket, true)
 }
 
-/// Sends one packet without waiting; EAGAIN when the queue is full, EPIPE when
+/// Sends one packet without waiting; EAGAIN when there is no room for it now, EPIPE when
 /// the other end is gone.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
@@ -50,7 +51,14 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
         return Err(Errno::INVAL);
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    rustix::io::retry_on_intr(|| net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags)).map(drop)
+    match rustix::io::retry_on_intr(|| net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags)) {
+        // The host has no memory for it now: as with a full queue the other end is there, and it is tried again.
+        Err(Errno::NOBUFS | Errno::NOMEM) => {
+            std::thread::sleep(Duration::from_millis(1));
+            Err(Errno::AGAIN)
+        }
+        other => other.map(drop),
+    }
 }
 
 /// Receives one packet without waiting. `Ok(None)` is the end of the stream. A

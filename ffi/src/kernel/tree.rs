@@ -40,9 +40,9 @@ pub struct Outcome {
     pub survivors: Vec<Survivor>,
 }
 
-/// Stands for whoever is left where nobody can be seen.
-const UNSEEN: Survivor =
-    Survivor { pid: 0, reason: Reason::NotPermitted, tracer: 0, comm: *b"unseen: no /proc" };
+/// Stands for whoever is left where nobody can be seen or proven gone.
+pub const UNSEEN: Survivor =
+    Survivor { pid: 0, reason: Reason::NotPermitted, tracer: 0, comm: *b"whoever is left\0" };
 
 /// /proc shows us nothing any more, ourselves included: somebody has mounted over it.
 pub fn is_blind() -> bool {

@@ -37,6 +37,8 @@ pub struct Pair {
     /// Below which its ports' cgroups stand, where they have any.
     pub base: OnceLock<Base>,
     pub watchdog_gone: AtomicBool,
+    /// The watchdog has said, last of all, that nothing of theirs is left.
+    pub proven: AtomicBool,
     pub guardian_gone: AtomicBool,
     /// New ports go here.
     pub current: AtomicBool,
@@ -167,6 +169,7 @@ impl Pair {
             guardian: Mutex::new(None),
             base: OnceLock::new(),
             watchdog_gone: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
             guardian_gone: AtomicBool::new(false),
             current: AtomicBool::new(true),
             ports: AtomicUsize::new(0),
@@ -192,6 +195,14 @@ impl Pair {
     /// Readable, or hung up, once the watchdog has ended.
     pub fn watchdog_end(&self) -> BorrowedFd<'_> {
         self.pidfd.as_ref().unwrap_or(&self.watch).as_fd()
+    }
+
+    /// Takes the watchdog's last word, where it came as far as that.
+    pub fn hear_watchdog(&self) {
+        let mut word = [0; 8];
+        if matches!(socket::receive(&self.watch, &mut word), Ok(Some(_))) {
+            self.proven.store(true, Ordering::Release);
+        }
     }
 
     /// Ours, and no runtime waits for children it does not know. ECHILD where SIGCHLD is ignored.

@@ -126,6 +126,15 @@ impl Outlet {
         drop(self.take());
     }
 
+    /// The other end reads the end of the stream; we still hear it.
+    pub fn finish(&mut self) {
+        self.unsent.clear();
+        if let Some(socket) = &self.socket {
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+            // it has left before
+        }
+    }
+
     /// The socket, where nothing waits for room in it. Closed it is in any case.
     pub fn take(&mut self) -> Option<OwnedFd> {
         let idle = self.unsent.is_empty();

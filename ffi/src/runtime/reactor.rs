@@ -11,7 +11,7 @@ use crate::kernel::cgroup::Base;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::host;
-use crate::kernel::tree::Outcome;
+use crate::kernel::tree::{Outcome, UNSEEN};
 use crate::kernel::wire::{
     Cause, Done, FromGuardian, FromKeeper, Lack, Stage, ToGuardian, ToKeeper, Wait, ABI, PACKET,
 };
@@ -598,7 +598,10 @@ impl Reactor {
                 drop(state);
                 return self.remains.add(leaf, Some(port.clone()));
             }
-            state.swept = Some(Outcome::default());
+            // Unless the watchdog has proven it before it left, nobody can know whether something is.
+            let proven = pair.as_ref().is_none_or(|pair| pair.proven.load(Ordering::Acquire));
+            let survivors = if proven || !state.started { Vec::new() } else { vec![UNSEEN] };
+            state.swept = Some(Outcome { killed: 0, survivors });
         }
         let Some(Outcome { killed, survivors }) = state.swept.clone() else { return };
         let (wait, cause) = (state.wait.unwrap_or(Wait::Lost), state.cause.unwrap_or(Cause::Guardian));
@@ -678,10 +681,11 @@ impl Reactor {
         }
     }
 
+    /// Both read the end of their sockets; ours stay, to hear when they have left.
     fn dismiss(&self, pair: &Pair) {
-        lock(&pair.requests).close();
-        let _ = rustix::net::shutdown(&pair.watch, rustix::net::Shutdown::Write); // it ended before
-        pair.guardian_gone.store(true, Ordering::Release);
+        lock(&pair.requests).finish();
+        let _ = rustix::net::shutdown(&pair.watch, rustix::net::Shutdown::Write);
+        // it ended before
     }
 
     fn guardian_event(&self, pair: &Arc<Pair>, flags: EventFlags, buffer: &mut [u8]) {
@@ -759,6 +763,7 @@ impl Reactor {
         let _ = epoll::delete(&self.epoll, pair.watchdog_end());
         if !sabotaged(Step::WatchdogReap) {
             pair.reap_watchdog();
+            pair.hear_watchdog();
         }
         pair.current.store(false, Ordering::Release);
         pair.watchdog_gone.store(true, Ordering::Release);

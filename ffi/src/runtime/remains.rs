@@ -6,7 +6,7 @@
 
 use crate::kernel::cgroup::Leaf;
 use crate::kernel::procfs;
-use crate::kernel::tree::Outcome;
+use crate::kernel::tree::{Outcome, UNSEEN};
 use crate::kernel::wire::{Reason, Survivor, SURVIVORS_MAX};
 use crate::runtime::port::{lock, Port};
 use std::sync::{Arc, Mutex};
@@ -71,5 +71,11 @@ fn survivors(leaf: &Leaf) -> Vec<Survivor> {
         let comm = procfs::stat(pid).map_or([0; 16], |stat| stat.comm);
         Survivor { pid, reason: Reason::Uninterruptible, tracer: 0, comm }
     });
-    named.collect()
+    let named: Vec<_> = named.collect();
+    // In cgroups that the child has made below it, or where it is threaded, they have no names for us.
+    if named.is_empty() {
+        vec![UNSEEN]
+    } else {
+        named
+    }
 }

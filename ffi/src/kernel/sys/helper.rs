@@ -5,10 +5,11 @@
 use crate::kernel::sabotage::{sabotaged, Step};
 use crate::kernel::sys::raw::{self, CloneArgs};
 use crate::kernel::wire::Wait;
-use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use std::cell::Cell;
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Signals that no helper obeys: the runtime alone decides when trees end.
 pub const IGNORED: [c_int; 10] = [
@@ -138,26 +139,52 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Keeps just `wanted`, renumbered to 3, 4, ...; everything else above 2 is closed.
+/// What every helper keeps beside its own, by number; -1 is nothing.
+static ALWAYS: AtomicI32 = AtomicI32::new(-1);
+
+/// Keeps `fd` open in this process and all that it forks, for as long as they live.
+pub fn keep_always(fd: OwnedFd) {
+    ALWAYS.store(fd.into_raw_fd(), Ordering::Relaxed);
+}
+
+/// Keeps just `wanted`, renumbered to 3, 4, ..., and behind them what is kept always; everything else above 2 is
+/// closed.
 pub fn keep_only<const N: usize>(wanted: [OwnedFd; N]) -> Result<[OwnedFd; N], Errno> {
+    let behind = 3 + N as RawFd;
     // First out of the way of the targets, so that no dup3 lands on a source.
     let high = wanted.map(|fd| {
-        let copy = rustix::io::fcntl_dupfd_cloexec(&fd, 3 + N as RawFd);
+        let copy = rustix::io::fcntl_dupfd_cloexec(&fd, behind + 1);
         std::mem::forget(fd); // closed with the rest below
         copy
     });
+    let always = ALWAYS.load(Ordering::Relaxed);
+    let always = if always < 0 {
+        None
+    } else {
+        // SAFETY: open, and only this module knows its number.
+        let kept = unsafe { BorrowedFd::borrow_raw(always) };
+        Some(rustix::io::fcntl_dupfd_cloexec(kept, behind + 1)?)
+    };
     let mut numbers = [0; N];
     for (i, fd) in high.into_iter().enumerate() {
-        let fd = fd?;
-        let target = 3 + i as c_int;
-        let flags = if sabotaged(Step::Descriptors) { 0 } else { libc::O_CLOEXEC };
-        // SAFETY: both numbers are valid; whatever was open at `target` belongs to the copied parent and is not used.
-        checked(unsafe { libc::dup3(fd.as_raw_fd(), target, flags) })?;
-        std::mem::forget(fd); // closed with the rest below
-        numbers[i] = target;
+        numbers[i] = move_to(fd?, 3 + i as RawFd)?;
     }
-    close_from(3 + N as u32)?;
+    let mut first = behind;
+    if let Some(fd) = always {
+        ALWAYS.store(move_to(fd, behind)?, Ordering::Relaxed);
+        first += 1;
+    }
+    close_from(first as u32)?;
     Ok(numbers.map(adopt))
+}
+
+/// Gives `fd` this number. Whatever was open there belongs to the copied parent and is not used.
+fn move_to(fd: OwnedFd, target: RawFd) -> Result<RawFd, Errno> {
+    let flags = if sabotaged(Step::Descriptors) { 0 } else { libc::O_CLOEXEC };
+    // SAFETY: both numbers are valid; see above for what is overwritten.
+    checked(unsafe { libc::dup3(fd.as_raw_fd(), target, flags) })?;
+    std::mem::forget(fd); // closed with the rest
+    Ok(target)
 }
 
 /// Closes every descriptor from `first` on. Owners of those numbers must not be dropped afterwards.
