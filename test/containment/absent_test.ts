@@ -27,8 +27,8 @@ matrixReason(
 );
 matrixReason(
   "#35",
-  "clone3 or pidfd_open refused in other ways (EPERM, ENOSYS)",
-  "the runtime itself starts no thread with clone3=EPERM; pidfd_open is needed (Linux 5.3)",
+  "clone3 refused in another way (EPERM)",
+  "the runtime itself starts no thread with it",
 );
 matrixReason(
   "#35",
