@@ -50,7 +50,7 @@ matrixCase({
   not: NEEDS_A_LEAF,
   body: async (run) => {
     await using host = run.start(`
-      const port = await open(PROBE, ["ignore-sigterm"], { delayToSigkill: 2_000 });
+      const port = await open(PROBE, ["ignore-sigterm"], { delayToSigkill: 600_000 });
       say("ready", ...await ready(port));
       await hear();
     `);
@@ -63,6 +63,7 @@ matrixCase({
     await next.next("started");
     // Its watchdog has looked for what is stale by the time that a second start is through.
     assertEquals(ids.filter((id) => !alive(id)), [], "its keeper still waits");
+    for (const { pid } of ids) Deno.kill(pid, "SIGKILL"); // nobody waits for the rest of its time
     await gone(ids);
   },
 });
