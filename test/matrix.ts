@@ -88,23 +88,29 @@ export interface MatrixCase {
   title: string;
   /** Modes in which it cannot run on a host of this kind, each with the reason. */
   not?: Partial<Record<ModeName, string>>;
+  /** It sets up what only root may, in the unprivileged modes too. */
+  needsRoot?: boolean;
   body: (run: Run) => Promise<void>;
 }
 
 /** Registers a test for each mode. After the body nothing at all may be left: no process, no cgroup. */
-export function matrixCase({ number, title, not = {}, body }: MatrixCase): void {
+export function matrixCase({ number, title, not = {}, needsRoot = false, body }: MatrixCase): void {
   const row: Row = { number, title, tests: {}, reasons: not };
   for (const mode of MODES) {
     if (not[mode.name] !== undefined) continue;
     const name = `${number} ${mode.name}: ${title}`;
     row.tests[mode.name] = name;
-    register(name, mode, body);
+    register(name, needsRoot && !ROOT ? BY_ROOT : missing(mode), mode, body);
   }
   rows.push(row);
 }
 
-function register(name: string, mode: Mode, body: MatrixCase["body"]): void {
-  const cure = missing(mode);
+function register(
+  name: string,
+  cure: string | null,
+  mode: Mode,
+  body: MatrixCase["body"],
+): void {
   if (cure !== null) {
     return Deno.test({ name: `${name} (skipped: ${cure})`, ignore: true, fn() {} });
   }
@@ -119,9 +125,11 @@ function register(name: string, mode: Mode, body: MatrixCase["body"]): void {
   });
 }
 
+const BY_ROOT = "run scripts/test as root, e.g. with sudo";
+
 /** What this machine lacks for a mode, as the command that gives it. */
 function missing({ name, kill }: Mode): string | null {
-  if (!ROOT && name !== "tree, unprivileged") return "run scripts/test as root, e.g. with sudo";
+  if (!ROOT && name !== "tree, unprivileged") return BY_ROOT;
   if (kill === "cgroup2" && MOUNT === null) return "mount cgroup2, e.g. on /sys/fs/cgroup/unified";
   return null;
 }

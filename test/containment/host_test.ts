@@ -224,6 +224,18 @@ function privateKib(pid: number): number {
   return fields.map(([, kib]) => Number(kib)).reduce((a, b) => a + b, 0);
 }
 
+/** In a host: says which children of its own are zombies. */
+const SAY_ZOMBIES = `
+say("zombies", ...[...Deno.readDirSync("/proc")].map(({ name }) => name).filter((name) => {
+  try {
+    const [state, parent] = Deno.readTextFileSync("/proc/" + name + "/stat").split(") ")[1].split(" ");
+    return state === "Z" && Number(parent) === Deno.pid;
+  } catch {
+    return false;
+  }
+}));
+`;
+
 /**
  * With process 1 the kernel ends everything in its namespace, the watchdog
  * too. What that cannot do any more is to remove its directory, and nobody
@@ -237,20 +249,22 @@ async function namespaceEnds(run: Run, host: Host): Promise<void> {
   left.forEach((folder) => Deno.removeSync(folder));
 }
 
+const PID_1 = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
 for (
   const [title, around] of [
     ["the runtime was started with SIGCHLD ignored", { under: ["env", "--ignore-signal=CHLD"] }],
     ["the runtime leads a session without a terminal", { under: ["setsid"] }],
     ["the runtime is process 1 of a PID namespace", {
-      above: ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
+      above: PID_1,
     }],
   ] as const
 ) {
   matrixCase({
     number: "+",
+    needsRoot: "above" in around,
     title: `${title}: codes are told, trees end, no zombie is left`,
     body: async (run) => {
-      if (!ROOT && "above" in around) return; // the mode's own cure says how to run it
       await using host = run.start(
         `
         const port = await open(PROBE, ["double-fork", "2", "exit"], { delayToSigkill: 20, flushMs: 20 });
@@ -264,15 +278,7 @@ for (
         await (await open("true")).status;
         say("told", code, survivors.length, seven.code, left([...pids, ...others]).length);
         await hear();
-        const zombies = [...Deno.readDirSync("/proc")].filter(({ name }) => /^\\d+$/.test(name)).filter(({ name }) => {
-          try {
-            const [state, parent] = Deno.readTextFileSync("/proc/" + name + "/stat").split(") ")[1].split(" ");
-            return state === "Z" && Number(parent) === Deno.pid;
-          } catch {
-            return false;
-          }
-        });
-        say("zombies", ...zombies.map(({ name }) => name));
+        ${SAY_ZOMBIES}
         await hear();
         `,
         around,
@@ -284,3 +290,43 @@ for (
     },
   });
 }
+
+matrixCase({
+  number: "+",
+  needsRoot: true,
+  title:
+    "the runtime is process 1, its watchdog is killed: the guardian it inherits leaves no zombie",
+  body: async (run) => {
+    await using host = run.start(
+      `
+      const port = await open("cat");
+      say("ready", port.pid);
+      await hear();
+      say("guards", port.containment.guards);
+      await port.close();
+      await (await open("true")).status; // by a new pair; the old one has nobody left to guard
+      say("closed");
+      while (await hear() !== null) {
+        ${SAY_ZOMBIES}
+      }
+      `,
+      { above: PID_1 },
+    );
+    await host.next("ready");
+    const [runtime = 0] = children(host.pid);
+    const { watchdog, guardian } = helpers(runtime);
+    const [id] = identities([guardian]);
+    assert(id !== undefined);
+    Deno.kill(watchdog, "SIGKILL");
+    await until(() => Number(stat(guardian)?.[1]) === runtime, {
+      what: "the guardian is the runtime's child",
+    });
+    await host.tell("go\n");
+    assertEquals(await host.next("guards"), ["guardian"]);
+    await host.next("closed");
+    await gone([id]);
+    await host.tell("go\n");
+    assertEquals(await host.next("zombies"), []);
+    await namespaceEnds(run, host);
+  },
+});

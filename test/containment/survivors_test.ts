@@ -5,7 +5,18 @@
 
 import { assertEquals } from "@std/assert";
 import { chmodSync } from "node:fs";
-import { assert, gone, identities, identity, PROBE, Scratch, stat, until } from "../helpers.ts";
+import {
+  alive,
+  assert,
+  gone,
+  helpers,
+  identities,
+  identity,
+  PROBE,
+  Scratch,
+  stat,
+  until,
+} from "../helpers.ts";
 import { matrixCase, type ModeName, type Run } from "../matrix.ts";
 import type { Host } from "../host_process.ts";
 import { HangingFiles } from "./hanging_files.ts";
@@ -94,6 +105,8 @@ matrixCase({
   },
 });
 
+const SLOW = "takes the full 5 s of a deadline; the code is that of the modes beside it";
+
 matrixCase({
   number: "#41",
   title: "a child in uninterruptible sleep: named, and ended as soon as it can be",
@@ -109,6 +122,68 @@ matrixCase({
     assertEquals(named.map(({ pid, reason }) => [pid, reason]), [[ids[0]?.pid, "uninterruptible"]]);
     await files.tell("fail");
     await gone(ids);
+  },
+});
+
+matrixCase({
+  number: "+",
+  title:
+    "a keeper is killed, its child cannot be: others start and end meanwhile, then it is named",
+  not: { "tree, unprivileged": SLOW, "cgroup2, root": SLOW },
+  body: async (run) => {
+    await using files = await HangingFiles.mount();
+    await using host = run.start(`
+      const port = await open("sh", ["-c", 'echo ready $$; exec cat "$0"', ${
+      JSON.stringify(files.data)
+    }]);
+      say("ready", ...await ready(port));
+      await hear();
+      let told = false;
+      const status = port.status.finally(() => told = true);
+      const { code } = await (await open("sh", ["-c", "exit 7"])).status;
+      say("other", code, told);
+      const { cause, survivors } = await status;
+      say("status", cause, survivors.map(({ pid, reason }) => [pid, reason]).join());
+      await hear();
+    `);
+    const ids = identities((await host.numbers("ready")).slice(0, 1));
+    await files.heard("hung read");
+    const [keeper = 0] = helpers(host.pid).keepers;
+    Deno.kill(keeper, "SIGKILL");
+    await until(() => stat(keeper) === null, { what: "the guardian has seen the keeper's end" });
+    await host.tell("go\n");
+    assertEquals(await host.next("other"), ["7", "false"]);
+    assertEquals(await host.next("status"), ["guardian", `${ids[0]?.pid},uninterruptible`]);
+    await files.tell("fail");
+    await gone(ids);
+  },
+});
+
+matrixCase({
+  number: "+",
+  title: "a survivor outlives its keeper, too: the guardian goes on, and its cgroup goes with it",
+  not: {
+    "tree, root": "has no cgroup that could stay: #41",
+    "tree, unprivileged": "has no cgroup that could stay: #41",
+    "cgroup2, unprivileged": SLOW,
+  },
+  body: async (run) => {
+    await using files = await HangingFiles.mount();
+    const script = `echo ready $$; exec cat "$0"`;
+    await using host = run.start(
+      CLOSED(`"sh", ["-c", '${script}', ${JSON.stringify(files.data)}]`),
+    );
+    const [child] = identities((await host.numbers("ready")).slice(0, 1));
+    assert(child !== undefined);
+    await files.heard("hung read");
+    const keepers = identities([Number(stat(child.pid)?.[1])]);
+    assertEquals((await survivors(host)).length, 1);
+    await gone(keepers);
+    assert(alive(child));
+    await files.tell("fail");
+    await gone([child]);
+    // That of all is left, and in it that of the other tree.
+    await until(() => run.cgroup?.below().length === 2, { what: "the end of the child's cgroup" });
   },
 });
 

@@ -22,11 +22,23 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How long one sweep over escapees may take before others are served again.
+/// How long the end of a lost keeper's tree is fought for, before the runtime is told who is left.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How often it is looked at until then. Others are served in between.
+const STEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// How often what could not be killed is tried again.
 const RETRY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// A keeper that has ended otherwise than it should, until its tree and its cgroup are gone. No other gets its number.
+struct Lost {
+    id: u32,
+    /// When the runtime is told, whatever is left.
+    until: Instant,
+    killed: u32,
+    told: bool,
+}
 
 struct Guardian<'a> {
     requests: OwnedFd,
@@ -36,6 +48,7 @@ struct Guardian<'a> {
     /// By slot: the keeper's leash, which is closed by our end.
     leashes: Vec<Option<OwnedFd>>,
     outbox: VecDeque<Vec<u8>>,
+    lost: Vec<Lost>,
     escapees: bool,
     title: &'a Title,
     limits: Vec<(u64, u64)>,
@@ -68,11 +81,11 @@ fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Err
     let fds: Vec<_> = own.iter().map(AsFd::as_fd).collect();
     socket::send(&requests, &FromGuardian::Hello { abi: ABI, base }.encode(), &fds)?;
     drop(own);
-    let (leashes, outbox) = (Vec::new(), VecDeque::new());
+    let (leashes, outbox, lost) = (Vec::new(), VecDeque::new(), Vec::new());
     let limits = crate::kernel::sys::host::rlimits();
     let escapees = false;
     let guardian =
-        Guardian { requests, runtime, events, table, leashes, outbox, escapees, title, limits, place };
+        Guardian { requests, runtime, events, table, leashes, outbox, lost, escapees, title, limits, place };
     guardian.run()
 }
 
@@ -88,12 +101,16 @@ impl Guardian<'_> {
                 PollFd::new(&self.runtime, PollFlags::IN),
                 PollFd::new(&self.events, PollFlags::IN),
             ];
-            match rustix::event::poll(&mut waiting, self.escapees.then_some(&RETRY)) {
+            let again = match self.lost.iter().any(|lost| !lost.told) {
+                true => Some(&STEP),
+                false => (self.escapees || !self.lost.is_empty()).then_some(&RETRY),
+            };
+            match rustix::event::poll(&mut waiting, again) {
                 Err(Errno::INTR) => continue,
                 other => other.map(drop)?,
             }
             let [asked, gone, ended] = waiting.map(|fd| !fd.revents().is_empty());
-            if ended || self.escapees {
+            if ended || again.is_some() {
                 self.reap();
             }
             if gone || (asked && !self.serve()) {
@@ -184,37 +201,44 @@ impl Guardian<'_> {
     /// Reaps keepers; sweeps what those have left that did not end by themselves.
     fn reap(&mut self) {
         helper::drain_events(&self.events);
-        let mut lost = Vec::new();
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = self.table.find(ended.pid) {
                 if ended.wait != Wait::Code(0) {
-                    lost.push(self.table.id(at));
-                    end_leaf(self.place, self.table.id(at));
+                    let (id, until) = (self.table.id(at), Instant::now() + SWEEP);
+                    self.lost.push(Lost { id, until, killed: 0, told: false });
                 }
                 self.table.clear(at);
                 self.leashes[at] = None;
             }
             let _ = helper::wait(Whose::Pid(ended.pid), false); // it has ended, as we just saw
         }
-        if !lost.is_empty() || self.escapees {
-            let mut outcome = self.sweep(Instant::now() + SWEEP);
-            for id in lost {
-                let Outcome { killed, survivors } = outcome.clone();
-                self.outbox.push_back(FromGuardian::Swept { id, killed, survivors }.encode());
-                outcome.killed = 0; // counted once where several ended together
-            }
-            self.flush();
+        if !self.lost.is_empty() || self.escapees {
+            self.sweep();
         }
     }
 
-    fn sweep(&mut self, until: Instant) -> Outcome {
-        let table = self.table;
-        if sabotaged(Step::GuardianSweep) {
-            return Outcome::default();
-        }
-        let outcome = Tree { spare: &|pid| table.find(pid).is_some(), hold: None }.end(until);
+    /// A step towards the end of every lost keeper's tree. Whose all are told apart by nobody: each waits for all.
+    fn sweep(&mut self) {
+        let (table, now) = (self.table, Instant::now());
+        let gone: Vec<bool> = self.lost.iter().map(|lost| end_leaf(self.place, lost.id, now)).collect();
+        let outcome = match sabotaged(Step::GuardianSweep) {
+            true => Outcome::default(),
+            false => Tree { spare: &|pid| table.find(pid).is_some(), hold: None }.step(now + SWEEP),
+        };
         self.escapees = !outcome.survivors.is_empty();
-        outcome
+        if let Some(first) = self.lost.iter_mut().find(|lost| !lost.told) {
+            first.killed += outcome.killed; // counted once where several ended together
+        }
+        for (lost, &gone) in self.lost.iter_mut().zip(&gone) {
+            if !lost.told && (lost.until <= now || (gone && !self.escapees)) {
+                let (id, killed, survivors) = (lost.id, lost.killed, outcome.survivors.clone());
+                self.outbox.push_back(FromGuardian::Swept { id, killed, survivors }.encode());
+                lost.told = true;
+            }
+        }
+        let mut gone = gone.into_iter();
+        self.lost.retain(|lost| gone.next() != Some(true) || !lost.told);
+        self.flush();
     }
 
     fn flush(&mut self) {
@@ -235,11 +259,10 @@ impl Guardian<'_> {
     }
 }
 
-/// Ends and removes the cgroup of a keeper that has not done so itself. A look, where there is none.
-fn end_leaf(place: Found, id: u32) {
-    if let Ok(Place { base, .. }) = place {
-        base.leaf(id).end(Instant::now() + SWEEP); // who outlives that outlives the sweep behind it, too, and is named
-    }
+/// Ends and removes the cgroup of a keeper that has not done so itself. A look, where there is none. False while
+/// somebody is in it at `until`.
+fn end_leaf(place: Found, id: u32, until: Instant) -> bool {
+    !matches!(place, Ok(Place { base, .. }) if !base.leaf(id).end(until))
 }
 
 /// Waits for every keeper in `table` to end within its allowance, ends those
@@ -265,7 +288,7 @@ fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), E
         helper::drain_events(events);
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = table.find(ended.pid) {
-                end_leaf(place, table.id(at));
+                end_leaf(place, table.id(at), Instant::now() + SWEEP); // who outlives that is named by the sweep
                 table.clear(at);
             }
             let _ = helper::wait(Whose::Pid(ended.pid), false);

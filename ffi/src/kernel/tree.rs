@@ -88,25 +88,35 @@ impl Tree<'_> {
     /// Kills everything and proves it gone: no child is left, or `deadline`
     /// has passed and the rest is named.
     pub fn end(&self, deadline: Instant) -> Outcome {
-        let mut outcome = Outcome::default();
+        let mut killed = 0;
         let mut pause = Duration::from_micros(200);
         loop {
-            let mut sweep = Sweep::new(Signal::KILL);
-            while sweep.round(self) > 0 && Instant::now() < deadline {}
-            outcome.killed += self.reap();
-            if self.is_empty() {
-                return outcome;
-            }
-            if Instant::now() >= deadline {
-                outcome.survivors = self.survivors(&sweep.refused);
-                if outcome.survivors.is_empty() {
-                    outcome.survivors.push(UNSEEN);
-                }
-                return outcome;
+            let (reaped, refused) = self.kill(deadline);
+            killed += reaped;
+            let empty = self.is_empty();
+            if empty || Instant::now() >= deadline {
+                return Outcome {
+                    killed,
+                    survivors: if empty { Vec::new() } else { self.survivors(&refused) },
+                };
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(5));
         }
+    }
+
+    /// One attempt of those, for a caller who has others to serve while the rest dies. It lasts for as long as new
+    /// ones turn up, not longer than `deadline`, and names who has not ended yet.
+    pub fn step(&self, deadline: Instant) -> Outcome {
+        let (killed, refused) = self.kill(deadline);
+        Outcome { killed, survivors: if self.is_empty() { Vec::new() } else { self.survivors(&refused) } }
+    }
+
+    /// Signals until a walk finds nobody new, then reaps. How many had died of it, and who could not be signalled.
+    fn kill(&self, deadline: Instant) -> (u32, HashSet<i32>) {
+        let mut sweep = Sweep::new(Signal::KILL);
+        while sweep.round(self) > 0 && Instant::now() < deadline {}
+        (self.reap(), sweep.refused)
     }
 
     /// Reaps every child that has ended, by its pid. Returns how many had died of SIGKILL.
@@ -116,7 +126,7 @@ impl Tree<'_> {
         ended.filter(|e| e.wait == Wait::Signal(libc::SIGKILL)).count() as u32
     }
 
-    /// Names what is left.
+    /// Names what is left; somebody is.
     fn survivors(&self, refused: &HashSet<i32>) -> Vec<Survivor> {
         let own = self.children();
         let mut work = own.clone();
@@ -144,6 +154,9 @@ impl Tree<'_> {
             };
             named.push(Survivor { pid, reason, tracer, comm });
             procfs::children(pid, threads, &mut work);
+        }
+        if named.is_empty() {
+            named.push(UNSEEN);
         }
         named
     }
