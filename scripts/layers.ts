@@ -23,6 +23,7 @@ export const typescript: Rows = [
   ["src/messages.ts"],
   ["src/mailbox.ts"],
   ["src/streams.ts", "src/cgroup.ts", "src/doctor.ts"],
+  ["src/turns.ts"],
   ["src/native/load.ts"],
   ["src/native/isolate.ts"],
   ["src/native/deno.ts", "src/native/napi.ts"],

@@ -77,7 +77,7 @@ export interface OpenOptions {
   signal?: AbortSignal;
   /** The `Mailbox` that receives the port's messages; default: one of its own. */
   owner?: object;
-  /** Bytes that a claimed stream reads ahead of its reader, 0 or more; default 0. */
+  /** Bytes that a claimed stream reads ahead of its reader and holds, 0 or more; default 0: what is not asked for stays in the pipe. */
   highWaterMark?: number;
   /** Most bytes that `text()` and `bytes()` take, 0 or more; default 67,108,864 (64 MiB). */
   maxOutputBytes?: number;

@@ -11,15 +11,13 @@
 
 import type { Core, Handle, StdioNumber } from "./core.ts";
 import { BrokenPipeError, ClosedError, errnoName, errnoSentence, typeError } from "./errors.ts";
+import { nextTurn, Share } from "./turns.ts";
 
 const EAGAIN = -11;
 const EPIPE = -32;
 
 /** What one read takes at most: larger ones are slower (docs/decisions/0006). */
 const CHUNK = 128 * 1024;
-
-/** Bytes that one stream may read in a row before timers and other ports get their turn. */
-const BUDGET = 4 * 1024 * 1024;
 
 const NAMES = ["stdin", "stdout", "stderr"] as const;
 
@@ -79,7 +77,7 @@ export class Output {
   #treeGone = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #expired = false;
-  #row = 0;
+  readonly #share = new Share();
 
   constructor(source: Source, number: 1 | 2, piped: boolean) {
     this.#source = source;
@@ -92,9 +90,9 @@ export class Output {
     return this.#open;
   }
 
-  /** It has read so much in a row that others should have their turn: {@link wait} first. */
+  /** It has been read from for so long that others should have their turn: {@link wait} first. */
   get due(): boolean {
-    return this.#row >= BUDGET;
+    return this.#share.spent;
   }
 
   /** Nothing is left in the pipe: what is still to be delivered is held here. */
@@ -129,7 +127,7 @@ export class Output {
     if (this.#dry) return this.#finish(false);
     const got = this.#source.core.read(this.#source.handle, this.number, into);
     if (got <= 0) return this.#nothing(got);
-    this.#row += got;
+    this.#share.use(got);
     return got;
   }
 
@@ -143,7 +141,7 @@ export class Output {
     }
     const taken = core.take(handle, this.number);
     if (typeof taken === "number") return this.#nothing(taken);
-    this.#row += taken.length;
+    this.#share.use(taken.length);
     return taken;
   }
 
@@ -167,7 +165,7 @@ export class Output {
 
   /** Until there may be something to read. */
   async wait(): Promise<void> {
-    this.#row = 0;
+    this.#share.pause();
     if (!this.#open || this.#held !== null || this.#dry) return;
     if (this.#treeGone) this.#startDrain();
     this.#ready ??= deferred();
@@ -188,6 +186,7 @@ export class Output {
 
   /** The native side says that an armed read would not wait. */
   onReady(): void {
+    nextTurn();
     this.#ready?.resolve();
     this.#ready = null;
   }
@@ -235,7 +234,7 @@ export class Output {
     if (this.#held !== null || this.#dry || taken === into.length) return taken;
     const { core, handle } = this.#source;
     const got = Math.max(core.read(handle, this.number, into.subarray(taken)), 0);
-    this.#row += got;
+    this.#share.use(got);
     return taken + got;
   }
 
@@ -282,30 +281,47 @@ export class Output {
       pull: async (controller) => {
         this.claim(by);
         const request = controller.byobRequest;
-        if (request?.view) return await this.#fill(controller, request);
-        for (let ahead = 0;;) {
-          const got = this.due ? EAGAIN : this.#takeNow();
-          if (typeof got === "object") {
-            ahead += got.length; // before the stream takes its buffer over
-            controller.enqueue(got);
-          } else if (got === 0) return controller.close();
-          else if (ahead === 0) await this.wait();
-          if (ahead > 0 && (got === EAGAIN || ahead > highWaterMark)) return;
-        }
+        if (request?.view && !await this.#fill(controller, request)) return;
+        await this.#forward(controller, highWaterMark, Boolean(request?.view));
       },
       cancel: () => this.cancel(),
     });
   }
 
+  /** Chunks until there has been one and `ahead` bytes wait in the stream. */
+  async #forward(
+    controller: ReadableByteStreamController,
+    ahead: number,
+    some: boolean,
+  ): Promise<void> {
+    while (!some || -(controller.desiredSize ?? 0) < ahead) {
+      const got = this.due ? EAGAIN : this.#takeNow();
+      if (got === EAGAIN) await this.wait();
+      else if (typeof got === "number") return close(controller);
+      else {
+        controller.enqueue(got);
+        some = true;
+      }
+    }
+  }
+
+  /** Straight into the reader's own buffer. False at the end. */
   async #fill(
     controller: ReadableByteStreamController,
     request: ReadableStreamBYOBRequest,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const view = request.view as ArrayBufferView<ArrayBuffer>;
     const got = await this.read(new Uint8Array(view.buffer, view.byteOffset, view.byteLength));
-    if (got === 0) controller.close();
-    request.respond(got);
+    if (got === 0) close(controller);
+    else request.respond(got);
+    return got > 0;
   }
+}
+
+/** A reader with a buffer may have come while one without was waited for: it is answered too. */
+function close(controller: ReadableByteStreamController): void {
+  controller.close();
+  controller.byobRequest?.respond(0);
 }
 
 /** How many bytes somebody still takes, over all that {@link gather} reads for it. */
@@ -348,6 +364,7 @@ export class Input {
   #ready: Deferred<void> | null = null;
   /** Why nothing can be written any more. */
   #over: string | null = null;
+  readonly #share = new Share();
 
   constructor(source: Source, piped: boolean) {
     this.#source = source;
@@ -365,17 +382,21 @@ export class Input {
     let rest = bytes;
     while (rest.length > 0) {
       if (this.#over !== null) throw this.#closed(this.#over, rest);
-      const took = this.#source.core.write(this.#source.handle, rest);
+      const took = this.#share.spent ? EAGAIN : this.#source.core.write(this.#source.handle, rest);
       if (took === EPIPE) throw this.#broken(rest);
       if (took < 0 && took !== EAGAIN) {
         throw new Error(`write: ${errnoSentence(-took)} (${errnoName(-took)})`);
       }
       if (took === EAGAIN) await this.#room();
-      else rest = rest.subarray(took);
+      else {
+        this.#share.use(took);
+        rest = rest.subarray(took);
+      }
     }
   }
 
   async #room(): Promise<void> {
+    this.#share.pause();
     this.#ready ??= deferred();
     const { promise } = this.#ready;
     this.#source.core.arm(this.#source.handle, 0);
@@ -424,15 +445,31 @@ export class Input {
   }
 
   onReady(): void {
+    nextTurn();
     this.#ready?.resolve();
     this.#ready = null;
   }
 
+  /**
+   * The stream over it. An abort ends a write that waits, which would else wait
+   * for the child; a chunk that is no bytes ends stdin: an errored stream can
+   * never end it.
+   */
   stream(): WritableStream<Uint8Array> {
+    const abort = () => this.abandon("it was aborted");
     return new WritableStream({
-      write: (chunk) => this.write(chunk),
+      start: ({ signal }) => signal.addEventListener("abort", abort),
+      write: (chunk: unknown) => {
+        if (chunk instanceof Uint8Array) return this.write(chunk);
+        void this.end();
+        throw typeError(
+          `Cannot write to stdin of ${this.#source.subject}`,
+          "the chunk is no Uint8Array",
+          "pass text through a TextEncoderStream",
+        );
+      },
       close: () => this.end(),
-      abort: () => this.abandon("it was aborted"),
+      abort,
     });
   }
 }

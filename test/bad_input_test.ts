@@ -38,6 +38,20 @@ const BAD: [name: string, call: Call, kind: typeof TypeError | typeof RangeError
     ["a window under 16", option({ stdioWindow: 15 }), RangeError, "stdioWindow"],
     ["a window that is no whole number", option({ stdioWindow: 16.5 }), RangeError, "stdioWindow"],
     ["a window in words", option({ stdioWindow: "10 KiB" }), TypeError, "stdioWindow"],
+    ["a window of less than nothing", option({ stdioWindow: -1 }), RangeError, "stdioWindow"],
+    ["a window of NaN", option({ stdioWindow: NaN }), RangeError, "stdioWindow"],
+    ["a window without end", option({ stdioWindow: Infinity }), RangeError, "stdioWindow"],
+    ["a window past whole numbers", option({ stdioWindow: 2 ** 53 }), RangeError, "stdioWindow"],
+    ...["highWaterMark", "maxOutputBytes"].flatMap((name): typeof BAD =>
+      [-1, 0.5, NaN, Infinity, 2 ** 53].map((value) => [
+        `${name} ${value}`,
+        option({ [name]: value }),
+        RangeError,
+        name,
+      ])
+    ),
+    ["highWaterMark as text", option({ highWaterMark: "1" }), TypeError, "highWaterMark"],
+    ["maxOutputBytes as a bigint", option({ maxOutputBytes: 1n }), TypeError, "maxOutputBytes"],
     ["an unknown kind of stdin", option({ stdin: "pipe" }), TypeError, "stdin"],
     ["a kind of stdout that is a boolean", option({ stdout: true }), TypeError, "stdout"],
     ["a negative delayToSigkill", option({ delayToSigkill: -1 }), RangeError, "delayToSigkill"],

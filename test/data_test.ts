@@ -4,7 +4,7 @@
 /** What a program writes arrives: every byte, in order, and before the end is told. */
 
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
-import { mergeReadableStreams, TextLineStream, toText } from "@std/streams";
+import { TextLineStream, toText } from "@std/streams";
 import { Mailbox, type Message, open, type Port, WindowFullError } from "../mod.ts";
 import {
   alive,
@@ -170,16 +170,6 @@ test("a selective receive leaves what does not match in its place", async () => 
   const data = await owner.receive();
   assert(data.type === "data");
   assertEquals([textOf(data.data), (await owner.receive()).type], ["out\n", "exit"]);
-});
-
-test("@std/streams merges stdout and stderr, and reads them as text", async () => {
-  await using both = await open(PROBE, ["flood", `${MIB}`, `${MIB}`]);
-  let bytes = 0;
-  const merged: ReadableStream<Uint8Array> = mergeReadableStreams(both.stdout, both.stderr);
-  for await (const chunk of merged) bytes += chunk.length;
-  assertEquals(bytes, 2 * MIB);
-  await using port = await open("printf", ["grüße\n"]);
-  assertEquals(await toText(port.stdout), "grüße\n");
 });
 
 test("text, bytes and lines read stdout and let stderr go", async () => {

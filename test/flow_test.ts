@@ -24,6 +24,7 @@ import {
   warmUp,
   within,
 } from "./helpers.ts";
+import { asleep, whenStuck } from "./held_back.ts";
 
 const MIB = 1024 * 1024;
 const WINDOW = 10_240;
@@ -31,37 +32,6 @@ const WINDOW = 10_240;
 const ENDLESS = `${Number.MAX_SAFE_INTEGER}`;
 
 await warmUp();
-
-/** Bytes that the probe says it has written to stdout and stderr. */
-function counts(file: string): { out: number; err: number } {
-  const bytes = Deno.readFileSync(file);
-  const view = new DataView(bytes.buffer);
-  return { out: Number(view.getBigUint64(0, true)), err: Number(view.getBigUint64(8, true)) };
-}
-
-/** True while every thread of the process waits for something. */
-function asleep(pid: number): boolean {
-  const tasks = [...Deno.readDirSync(`/proc/${pid}/task`)];
-  return tasks.every(({ name }) => {
-    const text = Deno.readTextFileSync(`/proc/${pid}/task/${name}/stat`);
-    return text.slice(text.lastIndexOf(")") + 2).startsWith("S");
-  });
-}
-
-/** The counts once the writer is stuck: asleep, and no further after several turns of another port. */
-async function whenStuck(pid: number, file: string): Promise<{ out: number; err: number }> {
-  await using echo = await Echo.start();
-  let last = { out: -1, err: -1 };
-  let same = 0;
-  await until(async () => {
-    await echo.turn();
-    const now = counts(file);
-    same = asleep(pid) && now.out === last.out && now.err === last.err ? same + 1 : 0;
-    last = now;
-    return same >= 10;
-  }, { what: () => `a writer that is held back; it wrote ${JSON.stringify(last)}` });
-  return last;
-}
 
 async function pipeSize(pid: number, fd: 1 | 2): Promise<number> {
   return Number(await output(PROBE, "pipe-size", `${pid}`, `${fd}`));

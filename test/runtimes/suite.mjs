@@ -15,6 +15,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import process from "node:process";
 import { createInterface } from "node:readline";
+import { Readable } from "node:stream";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { alive, gone, identity, ready, text, until } from "./shared.mjs";
 import { startWorker } from "./start_worker.mjs";
@@ -41,6 +42,11 @@ const TESTS = [
   ["what does not start rejects with SpawnError", notStarted],
   ["4 MiB through cat while nothing is read, then read", throughCat],
   ["streams: pipeTo stdin, BYOB from stdout, half-close", streams],
+  [
+    "standard consumers: Response, TextDecoderStream, CompressionStream, tee, node:stream",
+    consumers,
+  ],
+  ["cancel in mid-read, abort while a write waits, text to a byte stream", badUse],
   ["a child that closed its stdin: BrokenPipeError", brokenPipe],
   ["bad input is refused before anything starts", badInput],
   ["the environment of this isolate is the child's, bytes included", environment],
@@ -131,6 +137,51 @@ async function streams() {
   assert.equal(text(value), "apple\npear\n");
   assert.equal((await reader.read(new Uint8Array(64))).done, true);
   assert.deepEqual((await port.status).reason, { kind: "normal" });
+}
+
+async function consumers() {
+  const flood = () => open(PROBE, ["flood", `${MIB}`, "0"]);
+  const hashed = async (chunks) => {
+    const hash = createHash("sha256");
+    for await (const chunk of chunks) hash.update(chunk);
+    return hash.digest("hex");
+  };
+  const whole = pattern(1, MIB);
+  const body = new Uint8Array(await new Response((await flood()).stdout).arrayBuffer());
+  assert.equal(await hashed([body]), whole);
+  let text = "";
+  const printed = (await open("printf", ["grüße"])).stdout.pipeThrough(new TextDecoderStream());
+  for await (const part of printed) text += part;
+  assert.equal(text, "grüße");
+  const gzip = new CompressionStream("gzip");
+  const squeezed = (await flood()).stdout.pipeThrough(gzip);
+  assert.equal(await hashed(squeezed.pipeThrough(new DecompressionStream("gzip"))), whole);
+  assert.deepEqual(await Promise.all((await flood()).stdout.tee().map(hashed)), [whole, whole]);
+  assert.equal(await hashed(Readable.fromWeb((await flood()).stdout)), whole);
+  const endless = await open(PROBE, ["flood", `${Number.MAX_SAFE_INTEGER}`, "0"]);
+  for await (const _ of Readable.fromWeb(endless.stdout)) break;
+  assert.equal((await endless.status).signal, "SIGPIPE");
+}
+
+async function badUse() {
+  const port = await open("cat");
+  const reader = port.stdout.getReader();
+  const pending = reader.read();
+  assert.throws(() => port.stdout.getReader(), TypeError);
+  const writer = port.stdin.getWriter();
+  await assert.rejects(writer.write("text"), /the chunk is no Uint8Array/);
+  assert.equal((await pending).done, true, "cat has read its end");
+  const stuck = await open("sleep", ["1000"]);
+  const held = stuck.stdin.getWriter();
+  await held.write(new Uint8Array(1));
+  const waits = assert.rejects(held.write(new Uint8Array(MIB)));
+  await held.abort(new Error("enough"));
+  await waits;
+  const read = stuck.stdout.getReader({ mode: "byob" });
+  const never = read.read(new Uint8Array(8));
+  await read.cancel();
+  assert.equal((await never).done, true);
+  await stuck.close();
 }
 
 async function brokenPipe() {
