@@ -10,16 +10,35 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { chownSync, existsSync } from "node:fs";
+import { accessSync, chownSync, constants, existsSync } from "node:fs";
 import { comm, ROOT, until } from "./helpers.ts";
 
-/** Where cgroup v2 is mounted; null where it is not, or is not ours to write. */
+/** Where cgroup v2 is mounted; null where it is not. */
 export const MOUNT: string | null = mounted();
+
+/**
+ * Where cgroups for tests are made: as root right there, else beside the own
+ * one, where that stands in a subtree of this user. Null where neither is to be
+ * had.
+ */
+export const PLACE: string | null = ROOT ? MOUNT : delegated();
 
 function mounted(): string | null {
   const lines = Deno.readTextFileSync("/proc/self/mountinfo").split("\n");
-  const line = lines.find((line) => / - cgroup2 /.test(line));
-  return ROOT ? line?.split(" ")[4] ?? null : null;
+  return lines.find((line) => / - cgroup2 /.test(line))?.split(" ")[4] ?? null;
+}
+
+/** The parent of the own cgroup: who moves a process has to have the right to where both sides meet. */
+function delegated(): string | null {
+  const own = Deno.readTextFileSync("/proc/self/cgroup").match(/^0::(.*)\//m)?.[1];
+  if (own === undefined || MOUNT === null) return null;
+  const parent = MOUNT + own;
+  try {
+    for (const path of [parent, `${parent}/cgroup.procs`]) accessSync(path, constants.W_OK);
+    return parent;
+  } catch {
+    return null; // somebody else's
+  }
 }
 
 let count = 0;
@@ -29,14 +48,14 @@ globalThis.addEventListener("unload", () => {
   for (const cgroup of standing) cgroup.end();
 });
 
-/** A `proton_test_*` at the root of the hierarchy, gone with its scope. */
+/** A `proton_test_*` in {@link PLACE}, gone with its scope. */
 export class Cgroup implements Disposable {
   readonly path: string;
 
   /** With `uid` it is delegated, as cgroups(7) has it: its owner may make others below it. */
   constructor(uid: number | null = null) {
-    if (MOUNT === null) throw new Error("there is no cgroup v2 to write in: see MOUNT");
-    this.path = `${MOUNT}/proton_test_${Deno.pid}_${++count}`;
+    if (PLACE === null) throw new Error("there is no cgroup v2 to write in: see PLACE");
+    this.path = `${PLACE}/proton_test_${Deno.pid}_${++count}`;
     Deno.mkdirSync(this.path);
     standing.add(this);
     if (uid === null) return;

@@ -36,8 +36,15 @@ async function built(): Promise<string> {
 /** True where the tests run as root. */
 export const ROOT: boolean = Deno.uid() === 0;
 
+/**
+ * How long a condition may take before the test is called broken. Where tests
+ * are meant to turn red (scripts/sabotage.ts) nobody wants to wait that long;
+ * where processors are emulated (scripts/vm) it takes longer.
+ */
+const DEADLINE_MS = Number(Deno.env.get("PROTON_TEST_DEADLINE_MS") ?? 30_000);
+
 /** Longer than any test takes where nothing is stuck. */
-const TEST_DEADLINE_MS = 120_000;
+const TEST_DEADLINE_MS = Math.max(120_000, 4 * DEADLINE_MS);
 
 /** Registers a test that fails, instead of hanging, when what it waits for never comes. */
 export function test(
@@ -56,12 +63,6 @@ export function asRoot(name: string, body: (t: Deno.TestContext) => Promise<void
 }
 
 // --- conditions --------------------------------------------------------------
-
-/**
- * How long a condition may take before the test is called broken. Where tests
- * are meant to turn red (scripts/sabotage.ts) nobody wants to wait that long.
- */
-const DEADLINE_MS = Number(Deno.env.get("PROTON_TEST_DEADLINE_MS") ?? 30_000);
 
 export interface Wait {
   /** What is waited for, for the message when it does not come. */

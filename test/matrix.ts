@@ -9,7 +9,7 @@
  * @module
  */
 
-import { Cgroup, MOUNT } from "./cgroups.ts";
+import { Cgroup, PLACE } from "./cgroups.ts";
 import { ROOT, test } from "./helpers.ts";
 import { Host, type HostOptions, type Kill, probeOf, type User } from "./host_process.ts";
 
@@ -48,7 +48,7 @@ export class Run {
 
   constructor(readonly mode: Mode) {
     const owner = mode.kill === "cgroup2" ? mode.user.uid : null;
-    this.cgroup = MOUNT === null ? null : new Cgroup(owner);
+    this.cgroup = PLACE === null ? null : new Cgroup(owner);
   }
 
   get privileged(): boolean {
@@ -129,9 +129,11 @@ const BY_ROOT = "run scripts/test as root, e.g. with sudo";
 
 /** What this machine lacks for a mode, as the command that gives it. */
 function missing({ name, kill }: Mode): string | null {
-  if (!ROOT && name !== "tree, unprivileged") return BY_ROOT;
-  if (kill === "cgroup2" && MOUNT === null) return "mount cgroup2, e.g. on /sys/fs/cgroup/unified";
-  return null;
+  if (!ROOT && name.endsWith("root")) return BY_ROOT;
+  if (kill === "tree" || PLACE !== null) return null;
+  return ROOT
+    ? "mount cgroup2, e.g. on /sys/fs/cgroup/unified"
+    : "run it in a cgroup below one of yours, as scripts/vm does, or as root";
 }
 
 /** A case that no test on a host of this kind can show, or that another place shows. */

@@ -6,6 +6,9 @@
 //! The write reaches every process below, whatever it has done to its parents
 //! or its session, and asks for no permission over it. It is repeated until the
 //! kernel says that nobody is left: before Linux 6.14 a fork could slip through.
+//! Before 5.14 it takes more than a write ([`each`]).
+
+mod each;
 
 use crate::kernel::procfs;
 use crate::kernel::sabotage::{sabotaged, Step};
@@ -80,8 +83,11 @@ impl Leaf {
         if sabotaged(Step::CgroupKill) {
             return Ok(());
         }
-        let file = self.file("cgroup.kill", OFlags::WRONLY)?;
-        rustix::io::retry_on_intr(|| rustix::io::write(&file, b"1")).map(drop)
+        match self.file("cgroup.kill", OFlags::WRONLY) {
+            Ok(file) => rustix::io::retry_on_intr(|| rustix::io::write(&file, b"1")).map(drop),
+            Err(Errno::NOENT) => each::kill(self),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Whether anybody lives in it or below. Zombies do not count.
@@ -119,7 +125,7 @@ impl Leaf {
         let mut at = self.open()?;
         let mut way: Vec<CString> = Vec::new();
         loop {
-            if let Some(name) = first_below(&at)? {
+            if let Some(name) = below(&at, 1)?.pop() {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 at = rustix::fs::openat(&at, &*name, flags, Mode::empty())?;
                 way.push(name);
@@ -147,21 +153,22 @@ impl Leaf {
     }
 }
 
-/// A directory in this one, if there is any.
-fn first_below(at: impl AsFd) -> Result<Option<CString>, Errno> {
+/// The names of the directories in this one, as many as are asked for.
+fn below(at: impl AsFd, most: usize) -> Result<Vec<CString>, Errno> {
     // A description of its own: the position of the one that was handed in stays where it is.
     let at =
         rustix::fs::openat(at, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut space = [MaybeUninit::uninit(); 2048];
     let mut entries = RawDir::new(at, &mut space);
-    while let Some(entry) = entries.next() {
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next().filter(|_| names.len() < most) {
         let entry = entry?;
         let name = entry.file_name();
         if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
-            return Ok(Some(name.to_owned()));
+            names.push(name.to_owned());
         }
     }
-    Ok(None)
+    Ok(names)
 }
 
 /// The directory of this process's own cgroup in the v2 hierarchy, as far as it is visible from here.

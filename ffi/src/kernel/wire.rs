@@ -111,7 +111,7 @@ pub enum Lack {
     Make = 5,
     /// No process gets into it.
     Enter = 6,
-    /// `cgroup.kill` is refused, or ends nobody (before Linux 5.14).
+    /// Who is in one cannot be ended by it: there is neither `cgroup.kill` nor `cgroup.freeze` (before Linux 5.2).
     Kill = 7,
 }
 

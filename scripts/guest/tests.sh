@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: proton-stream contributors
+#
+# Sourced by scripts/vm: which tests the guest runs, and the sum of them.
+
+# What is about cgroups, and what has to hold with them as it does without.
+tests=(test/containment_test.ts test/containment test/cgroup*_test.ts test/limits*_test.ts
+  test/stats*_test.ts test/events*_test.ts test/doctor*_test.ts)
+
+# The slice of the ordinary gate: of the matrix what a pure v2 host could do otherwise than a hybrid one, in
+# both of its cgroup modes.
+slice='/^(#(1|4|7|12|19|20|36|38) cgroup2, |\[v2\])/'
+
+passed=0 failed=0 skipped=0
+
+# run_tests KERNEL USER FILTER: adds to the sum; a run whose counts cannot be read has failed.
+run_tests() {
+  local kernel=$1 user=$2 filter=$3 files=() file output line status
+  for file in "${tests[@]}"; do [[ ! -e $file ]] || files+=("$file"); done
+  echo "--- Linux $kernel, cgroup v2 alone, as $user"
+  output=$(mktemp)
+  set +e
+  { set -e && boot "$kernel" "$user" deno test --allow-all --no-check ${filter:+--filter "$filter"} "${files[@]}"; } |
+    tee "$output"
+  status=${PIPESTATUS[0]}
+  set -e
+  ((status != 69)) || exit 69
+  line=$(grep -E '^(ok|FAILED) \| ' "$output" || true)
+  rm -f "$output"
+  if [[ $line =~ ([0-9]+)\ passed.*\ \|\ ([0-9]+)\ failed(.*\ ([0-9]+)\ ignored)? ]]; then
+    passed=$((passed + BASH_REMATCH[1]))
+    failed=$((failed + BASH_REMATCH[2]))
+    skipped=$((skipped + ${BASH_REMATCH[4]:-0}))
+    # Red without a test that is, or none was run.
+    ((BASH_REMATCH[2] > 0)) || ((status == 0 && BASH_REMATCH[1] > 0)) || failed=$((failed + 1))
+  else
+    failed=$((failed + 1))
+  fi
+}
+
+# test_all [slice]: the slice, or everything and the slice on the other kernels; the last line is the sum.
+test_all() {
+  if [[ ${1:-} == slice ]]; then
+    run_tests 6.1 root "$slice"
+    run_tests 6.1 guest "$slice"
+  else
+    run_tests 6.1 root ""
+    run_tests 6.1 guest ""
+    for kernel in 5.10 6.12; do
+      run_tests "$kernel" root "$slice"
+      run_tests "$kernel" guest "$slice"
+    done
+  fi
+  echo
+  echo "$passed passed, $failed failed, $skipped skipped"
+  ((failed == 0))
+}
