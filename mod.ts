@@ -26,6 +26,16 @@ export {
   type Request,
   resetGuardian,
 } from "./src/port.ts";
+export type { Answer, Callbacks, From, Init, Next, Self, Stop, Timeout } from "./src/callbacks.ts";
+export {
+  type CallOptions,
+  Server,
+  type ServerEnd,
+  type ServerOptions,
+  startLink,
+  type StopOptions,
+  whereis,
+} from "./src/server.ts";
 export { cmd, type CommandOptions, type CommandResult, type Input } from "./src/command.ts";
 export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/mailbox.ts";
 export type { ContainmentOptions, OpenOptions, Stdio } from "./src/options.ts";
@@ -46,6 +56,7 @@ export {
   NativeError,
   PermissionError,
   ProtonError,
+  ServerError,
   SpawnError,
   SurvivorsError,
   WindowFullError,

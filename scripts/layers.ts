@@ -17,6 +17,8 @@ export const typescript: Rows = [
   ["mod.ts"],
   ["src/supervisor.ts"],
   ["src/server.ts"],
+  ["src/calls.ts", "src/ends.ts", "src/inbox.ts", "src/names.ts", "src/serial.ts"],
+  ["src/callbacks.ts"],
   ["src/command.ts"],
   ["src/port.ts"],
   ["src/process.ts"],

@@ -121,6 +121,24 @@ export class NativeError extends ProtonError {
   }
 }
 
+/**
+ * A server did not start, or ended other than normally. What a callback threw
+ * is its `cause`; `EIGNORE` is the code where `init` chose not to start.
+ */
+export class ServerError extends ProtonError {
+  /** Why it ended: what was given as `stop`, how its program exited, or what was thrown. */
+  readonly reason: unknown;
+
+  constructor(fault: Fault & { reason: unknown }) {
+    super(fault);
+    this.reason = fault.reason;
+  }
+
+  static {
+    this.prototype.name = "ServerError";
+  }
+}
+
 /** A process that a teardown could not end. */
 export interface Survivor {
   pid: number;

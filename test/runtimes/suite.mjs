@@ -19,6 +19,7 @@ import { Readable } from "node:stream";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { alive, gone, identity, ready, text, until } from "./shared.mjs";
 import { startWorker } from "./start_worker.mjs";
+import { supervision } from "./supervision.mjs";
 
 const [modulePath, only = ""] = process.argv.slice(2);
 if (modulePath === undefined) {
@@ -26,7 +27,8 @@ if (modulePath === undefined) {
   process.exit(2);
 }
 const MODULE = pathToFileURL(modulePath).href;
-const { BrokenPipeError, ClosedError, Mailbox, open, SpawnError } = await import(MODULE);
+const proton = await import(MODULE);
+const { BrokenPipeError, ClosedError, Mailbox, open, SpawnError } = proton;
 
 const RUNTIME = "Deno" in globalThis ? "deno" : "Bun" in globalThis ? "bun" : "node";
 const PROBE = execFileSync(fileURLToPath(new URL("../fixtures/build", import.meta.url)), {
@@ -57,6 +59,7 @@ const TESTS = [
   ["a Worker terminated while idle takes its trees along", () => workerTerminated("idle")],
   ["a Worker terminated while it reads takes its trees along", () => workerTerminated("reading")],
   ["a Worker terminated while it is busy", busyWorkerTerminated],
+  ...supervision({ proton, probe: PROBE }),
 ];
 
 async function conversation() {

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * Why a server has ended, as an error where that is one.
+ *
+ * @module
+ */
+
+import { isNormal } from "./callbacks.ts";
+import { type Fault, ServerError } from "./errors.ts";
+
+/** Nobody's fault: who killed it knows. */
+export const KILLED = "killed";
+
+/** The error of an end; null where it is as it should be. `errors` is what callbacks threw. */
+export function failure(subject: string, reason: unknown, errors: unknown[]): ServerError | null {
+  const fault = { what: `The server of ${subject} has ended`, op: "server", subject };
+  if (errors.length > 0) {
+    const cause = errors.length === 1
+      ? errors[0]
+      : new AggregateError(errors, "and so did its end");
+    const why = "a callback failed";
+    return endError({ ...fault, why, code: "ECALLBACK", mend: "look at the cause" }, cause);
+  }
+  if (isNormal(reason) || reason === KILLED) return null;
+  const why = "it has stopped";
+  return endError({ ...fault, why, code: "ESTOP", mend: "look at its reason" }, reason);
+}
+
+/** An error for `reason`, which is its cause as well where something was thrown. */
+export function endError(fault: Omit<Fault, "cause">, reason: unknown): ServerError {
+  const cause = reason instanceof Error || fault.code === "ECALLBACK" ? { cause: reason } : {};
+  return new ServerError({ ...fault, why: fault.why + inWords(reason), reason, ...cause });
+}
+
+/** A reason for the end of a clause. */
+function inWords(reason: unknown): string {
+  if (reason === "normal" || reason === null) return "";
+  if (reason instanceof Error) return `, ${reason.message}`;
+  if (typeof reason === "string") return `, ${reason}`;
+  if (typeof reason !== "object") return "";
+  const { kind, code, signal } = reason as { kind?: string; code?: number; signal?: string };
+  if (kind === "exitStatus") return `, its program exited with ${code}`;
+  if (kind === "signal") return `, its program was ended by ${signal}`;
+  return kind === "lost" ? ", nobody knows how its program ended" : "";
+}

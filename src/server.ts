@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * Callback mode: a server owns one program, and its module's callbacks hear of
+ * everything, one at a time.
+ *
+ * @module
+ */
+
+import { Call, Deadlines } from "./calls.ts";
+import {
+  type Callbacks,
+  checkInit,
+  checkModule,
+  checkMs,
+  checkOutcome,
+  type Outcome,
+  type Self,
+} from "./callbacks.ts";
+import type { Core } from "./core.ts";
+import { ClosedError, quote, ServerError, typeError } from "./errors.ts";
+import { endError, failure, KILLED } from "./ends.ts";
+import { Inbox } from "./inbox.ts";
+import type { Message } from "./mailbox.ts";
+import { Names } from "./names.ts";
+import { type OpenOptions, validate } from "./options.ts";
+import { open, type Port, processOf } from "./port.ts";
+import type { ExitStatus } from "./status.ts";
+import { type Deferred, deferred } from "./streams.ts";
+import { Serial } from "./serial.ts";
+
+/** Every option of `open` but those that a server decides, and its own. */
+export interface ServerOptions extends Omit<OpenOptions, "owner"> {
+  /** A name to find it by with {@link whereis}, given once at a time in this isolate. */
+  name?: string;
+  /**
+   * The linked owner: told of the server's end, however it came. Without one,
+   * an end that is not normal and that no caller was told of is an uncaught
+   * error, and takes this program along.
+   */
+  onEnd?: (end: ServerEnd) => void;
+}
+
+/** How a server ended. */
+export interface ServerEnd {
+  /** `"normal"`, `"shutdown"`, what was given as `stop`, or how its program exited. */
+  reason: unknown;
+  /** Null where it ended as it should. */
+  error: ServerError | null;
+  /** How its program ended; null where it has gone to another owner. */
+  status: ExitStatus | null;
+}
+
+/** How {@link Server.call} waits. */
+export interface CallOptions {
+  /** Milliseconds, 0 or more, or Infinity; default 5,000. */
+  timeoutMs?: number;
+}
+
+/** How {@link Server.stop} waits. */
+export interface StopOptions {
+  /** Milliseconds until it is killed, 0 or more, or Infinity; default 5,000. */
+  timeoutMs?: number;
+}
+
+const CALL_MS = 5_000;
+
+// deno-lint-ignore no-explicit-any -- any module at all; the types of one come from startLink()
+type AnyCallbacks = Callbacks<any, any, any, any, any>;
+// deno-lint-ignore no-explicit-any -- as above
+type AnyServer = Server<any, any, any>;
+
+type Item =
+  | Call
+  | { kind: "port"; message: Message; consumed: () => void }
+  | { kind: "cast"; request: unknown }
+  | { kind: "info"; message: unknown }
+  | { kind: "stop"; reason: unknown };
+
+/** What a callback answered, which may be a promise yet. */
+interface Answered {
+  callback: string;
+  answer: unknown;
+}
+
+/** The program of a server. */
+interface Program {
+  command: string;
+  args: readonly (string | Uint8Array)[];
+  options: OpenOptions;
+}
+
+const servers: Names<AnyServer> = new Names();
+const secret: unique symbol = Symbol("server");
+
+let start: (server: AnyServer, program: Program, arg: unknown, core?: Core) => Promise<void>;
+let moduleOf: (server: AnyServer) => AnyCallbacks;
+
+/**
+ * A program with callbacks around it. Made by {@link startLink}.
+ *
+ * ```ts
+ * import { startLink } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const counter = {
+ *   init: () => ({ state: 0 }),
+ *   handleStdout: (data: Uint8Array, bytes: number) => ({ state: bytes + data.length }),
+ *   handleExit: (_: unknown, bytes: number) => ({ state: bytes }),
+ *   handleCall: (_: "bytes", __: unknown, bytes: number) => ({ reply: bytes, state: bytes }),
+ * };
+ * await using server = await startLink(counter, "echo", ["hello"]);
+ * await server.port.drained;
+ * assertEquals(await server.call("bytes"), 6);
+ * ```
+ */
+export class Server<Request = never, Reply = never, Cast = never> implements AsyncDisposable {
+  /** How it ended. Rejects with a {@link ServerError} where that was not normal. */
+  readonly ended: Promise<ServerEnd>;
+  /** The name it is registered under; null where it has none. */
+  readonly name: string | null;
+  readonly #module: AnyCallbacks;
+  readonly #onEnd: ((end: ServerEnd) => void) | null;
+  readonly #subject: string;
+  readonly #end: Deferred<ServerEnd> = deferred();
+  readonly #killed: Deferred<void> = deferred();
+  readonly #turns: Serial<Item> = new Serial<Item>({
+    handle: (item) => this.#handle(item),
+    failed: (error, item) => this.#failed(error, item),
+    slow: (item, waiting) => this.#slow(item, waiting),
+    idle: () => this.#idle(),
+  });
+  readonly #calls: Deadlines = new Deadlines();
+  readonly #inbox: Inbox;
+  readonly #self: Self;
+  #port: Port | null = null;
+  #state: unknown;
+  #ending = false;
+  #killing = false;
+  #over = false;
+  /** Somebody was told of its end, or waits for it. */
+  #told = false;
+  #idleMs: number | undefined;
+  #idleTimer: ReturnType<typeof setTimeout> | undefined;
+
+  static {
+    moduleOf = (server) => server.#module;
+    start = (server, program, arg, core) => server.#start(program, arg, core);
+  }
+
+  /** Servers come from {@link startLink} only. */
+  constructor(key: typeof secret, module: AnyCallbacks, command: string, options: ServerOptions) {
+    if (key !== secret) {
+      throw typeError("Cannot make a Server", "it stands for a program", "use startLink()");
+    }
+    this.#module = module;
+    this.#subject = quote(command);
+    this.name = options.name ?? null;
+    this.#onEnd = options.onEnd ?? null;
+    this.#inbox = new Inbox((message, consumed) => this.#put({ kind: "port", message, consumed }));
+    this.ended = this.#end.promise.then((end) => {
+      if (end.error !== null) throw end.error;
+      return end;
+    });
+    const port = () => this.port;
+    this.#self = {
+      name: this.name,
+      get port() {
+        return port();
+      },
+      send: (message) => this.send(message),
+    };
+  }
+
+  /**
+   * Its program. Its messages go to the callbacks: it can neither be iterated nor read.
+   *
+   * @throws {ClosedError} where it was never started.
+   */
+  get port(): Port {
+    if (this.#port === null) throw this.#closed("use the port of");
+    return this.#port;
+  }
+
+  async #start({ command, args, options }: Program, arg: unknown, core?: Core): Promise<void> {
+    const outcome = checkInit(await this.#init(arg));
+    if ("ignore" in outcome) throw this.#notStarted("its init() chose not to start", "EIGNORE");
+    if (!("state" in outcome)) {
+      throw this.#notStarted("its init() stopped it", "ESTOP", outcome.stop);
+    }
+    this.#state = outcome.state;
+    try {
+      this.#port = await open(command, args, { ...options, owner: this.#inbox }, core);
+    } catch (error) {
+      // What init() has made for it is not to stay behind.
+      await this.#module.terminate?.(error, this.#state, this.#self);
+      throw error;
+    }
+    // Behind the first turn, which may be a continue, all that has come meanwhile.
+    const first = this.#apply(null, { callback: "init", answer: outcome });
+    if (first === undefined) return this.#turns.begin();
+    first.then(() => this.#ending || this.#turns.begin(), (error) => this.#failed(error));
+  }
+
+  async #init(arg: unknown): Promise<unknown> {
+    try {
+      return await this.#module.init(arg);
+    } catch (cause) {
+      throw this.#notStarted("its init() threw", "ECALLBACK", cause);
+    }
+  }
+
+  #notStarted(why: string, code: string, reason: unknown = "normal"): ServerError {
+    return endError({
+      what: `Cannot start a server of ${this.#subject}`,
+      why,
+      code,
+      mend: "nothing was started; look at its reason",
+      op: "startLink",
+      subject: this.#subject,
+    }, reason);
+  }
+
+  /**
+   * Asks, and waits for the answer of `handleCall`.
+   *
+   * @throws {ClosedError} where it has ended, or ends before it answers.
+   * @throws {ServerError} where it ends because of an error, which is the `cause`.
+   * @throws {DOMException} `TimeoutError` after `timeoutMs`; the callback runs nevertheless when its turn comes.
+   */
+  call(request: Request, options?: CallOptions): Promise<Reply> {
+    return new Promise<Reply>((resolve, reject) => {
+      const timeoutMs = options?.timeoutMs ?? CALL_MS;
+      if (timeoutMs !== CALL_MS) checkMs("timeoutMs", timeoutMs, "or never");
+      this.#mustTake("handleCall", "call");
+      const call = new Call(request, timeoutMs, resolve, reject);
+      if (this.#turns.busy) this.#calls.watch(call);
+      this.#put(call);
+    });
+  }
+
+  /**
+   * Tells, and does not wait.
+   *
+   * @throws {ClosedError} where it has ended.
+   */
+  cast(request: Cast): void {
+    this.#mustTake("handleCast", "cast to");
+    this.#put({ kind: "cast", request });
+  }
+
+  /**
+   * A message for `handleInfo`.
+   *
+   * @throws {ClosedError} where it has ended.
+   */
+  send(message: unknown): void {
+    this.#mustTake("handleInfo", "send to");
+    this.#put({ kind: "info", message });
+  }
+
+  #mustTake(callback: keyof AnyCallbacks, doing: string): void {
+    if (this.#ending) throw this.#closed(doing);
+    if (this.#module[callback] !== undefined) return;
+    throw typeError(
+      `Cannot ${doing} the server of ${this.#subject}`,
+      `its module has no ${callback}()`,
+      "give it one",
+    );
+  }
+
+  /**
+   * Ends it behind everything that waits: `terminate`, then its tree. Resolves when that is gone.
+   *
+   * @param reason default `"normal"`.
+   * @throws {ServerError} where it ended because of an error instead.
+   * @throws {DOMException} `TimeoutError` where it had to be killed after `timeoutMs`.
+   */
+  async stop(reason: unknown = "normal", options: StopOptions = {}): Promise<void> {
+    const timeoutMs = options.timeoutMs ?? CALL_MS;
+    checkMs("timeoutMs", timeoutMs, "or never");
+    if (this.#over) return;
+    this.#told = true;
+    this.#put({ kind: "stop", reason });
+    let late = false;
+    const kill = () => {
+      late = true;
+      void this.kill();
+    };
+    const timer = timeoutMs === Infinity ? undefined : setTimeout(kill, timeoutMs);
+    const { error, reason: why } = await this.#end.promise;
+    clearTimeout(timer);
+    if (late) throw new DOMException(`Not stopped within ${timeoutMs} ms, killed`, "TimeoutError");
+    const asked = error?.code === "ESTOP" && why === reason;
+    if (error !== null && !asked) throw error;
+  }
+
+  /** Ends it at once: no callback is called any more, its tree gets SIGKILL. Resolves when that is gone. */
+  async kill(): Promise<void> {
+    this.#told = this.#killing = true;
+    this.#killed.resolve();
+    const process = this.#port === null ? null : processOf(this.#port);
+    if (process?.mailbox === this.#inbox) process.stop("owner", 0);
+    void this.#finish(KILLED, []);
+    await this.#end.promise;
+  }
+
+  /** As {@link Server.stop}. One that has ended already has told whom it had to tell. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  // ---- one at a time
+
+  #put(item: Item): void {
+    if (this.#ending) return this.#drop(item);
+    if (this.#idleTimer !== undefined) this.#stopIdling();
+    this.#turns.put(item);
+  }
+
+  /** Nobody handles it any more. */
+  #drop(item: Item | null): void {
+    if (item?.kind === "port") item.consumed();
+  }
+
+  #handle(item: Item): void | Promise<void> {
+    const answered = this.#dispatch(item);
+    if (answered !== null) return this.#settled(item, answered);
+    this.#drop(item);
+  }
+
+  #slow(item: Item, waiting: readonly Item[]): void {
+    for (const one of [item, ...waiting]) if (one instanceof Call) this.#calls.watch(one);
+  }
+
+  #idle(): void {
+    if (this.#idleMs === undefined || this.#ending) return;
+    const timeout = () => {
+      this.#idleTimer = undefined;
+      this.#put({ kind: "info", message: { type: "timeout" } });
+    };
+    this.#idleTimer = setTimeout(timeout, this.#idleMs);
+  }
+
+  #stopIdling(): void {
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = undefined;
+  }
+
+  /** A callback threw, or answered what is no answer. */
+  #failed(error: unknown, item: Item | null = null): void {
+    if (item instanceof Call) this.#calls.watch(item); // refused with those who wait
+    this.#drop(item);
+    void this.#finish(error, [error]);
+  }
+
+  /** Calls the callback for `item`; null where there is none to call. */
+  #dispatch(item: Item): Answered | null {
+    const [module, state, self] = [this.#module, this.#state, this.#self];
+    switch (item.kind) {
+      case "call":
+        return {
+          callback: "handleCall",
+          answer: module.handleCall?.(item.request, item, state, self),
+        };
+      case "cast":
+        return { callback: "handleCast", answer: module.handleCast?.(item.request, state, self) };
+      case "info":
+        return { callback: "handleInfo", answer: module.handleInfo?.(item.message, state, self) };
+      case "port":
+        return this.#hear(item.message);
+      case "stop":
+        void this.#finish(item.reason, []);
+        return null;
+    }
+  }
+
+  #hear(message: Message): Answered | null {
+    const [module, state, self] = [this.#module, this.#state, this.#self];
+    if (message.type === "data" && module.handleStdout !== undefined) {
+      return { callback: "handleStdout", answer: module.handleStdout(message.data, state, self) };
+    }
+    if (message.type === "error" && module.handleStderr !== undefined) {
+      return { callback: "handleStderr", answer: module.handleStderr(message.data, state, self) };
+    }
+    if (message.type !== "exit") return null;
+    const { reason, status } = message;
+    if (module.handleExit === undefined) {
+      void this.#finish(reason, []);
+      return null;
+    }
+    return { callback: "handleExit", answer: module.handleExit(reason, state, self, status) };
+  }
+
+  /** Takes an answer over, now or when it is there. */
+  #settled(item: Item | null, { callback, answer }: Answered): void | Promise<void> {
+    if (!(answer instanceof Promise)) return this.#apply(item, { callback, answer });
+    return answer.then((value) => this.#apply(item, { callback, answer: value }));
+  }
+
+  #apply(item: Item | null, { callback, answer }: Answered): void | Promise<void> {
+    this.#drop(item);
+    if (this.#ending) return; // killed meanwhile
+    const outcome = checkOutcome(callback, answer);
+    if (item instanceof Call && callback === "handleCall") {
+      if ("reply" in outcome) item.reply(outcome.reply);
+      else this.#calls.watch(item);
+    }
+    this.#state = outcome.state;
+    this.#idleMs = outcome.timeoutMs;
+    if ("stop" in outcome) return void this.#finish(outcome.stop, []);
+    this.#needs("handleInfo", callback, outcome, "timeoutMs");
+    this.#needs("handleContinue", callback, outcome, "continue");
+    if (outcome.continue === undefined) return;
+    const next = this.#module.handleContinue?.(outcome.continue, this.#state, this.#self);
+    return this.#settled(null, { callback: "handleContinue", answer: next });
+  }
+
+  #needs(
+    callback: keyof AnyCallbacks,
+    before: string,
+    outcome: Outcome<unknown>,
+    name: "timeoutMs" | "continue",
+  ): void {
+    if (outcome[name] === undefined || this.#module[callback] !== undefined) return;
+    throw typeError(
+      `Cannot go on after ${before}()`,
+      `it gave ${name}, and the module has no ${callback}()`,
+      "give it one",
+    );
+  }
+
+  // ---- the end
+
+  /** `terminate`, then the tree, then those who wait. */
+  async #finish(reason: unknown, thrown: unknown[]): Promise<void> {
+    if (this.#ending) return;
+    this.#ending = true;
+    this.#stopIdling();
+    for (const item of this.#turns.close()) {
+      if (item instanceof Call) this.#calls.watch(item);
+      else this.#drop(item);
+    }
+    const errors = [...thrown];
+    await this.#terminate(reason).catch((error) => errors.push(error));
+    await this.#inbox[Symbol.asyncDispose]().catch((error) => errors.push(error));
+    const mine = this.#port !== null && processOf(this.#port).mailbox === this.#inbox;
+    const status = mine ? await this.port.status : null;
+    const why = this.#killing && errors.length === 0 ? KILLED : reason;
+    this.#tell({ reason: why, error: failure(this.#subject, why, errors), status });
+  }
+
+  /** Not for one that is killed, and no longer than until it is. */
+  async #terminate(reason: unknown): Promise<void> {
+    if (this.#killing) return;
+    const terminated = async () => {
+      await this.#module.terminate?.(reason, this.#state, this.#self);
+    };
+    await Promise.race([terminated(), this.#killed.promise]);
+  }
+
+  #tell(end: ServerEnd): void {
+    this.#over = true;
+    if (this.name !== null) servers.free(this.name);
+    const waiting = this.#calls.take();
+    for (const call of waiting) call.refuse(end.error ?? this.#closed("call"));
+    if (this.#told || this.#onEnd !== null || waiting.length > 0) this.ended.catch(() => {});
+    this.#end.resolve(end);
+    // What an owner throws is its own error, and nobody else's end.
+    if (this.#onEnd !== null) queueMicrotask(() => this.#onEnd?.(end));
+  }
+
+  #closed(doing: string): ClosedError {
+    return new ClosedError({
+      what: `Cannot ${doing} the server of ${this.#subject}`,
+      why: "it has ended, or is ending",
+      code: "ECLOSED",
+      mend: "start another",
+      op: "call",
+      subject: this.#subject,
+    });
+  }
+}
+
+/**
+ * Starts a server: `init(initArg)` first, then the program, then its
+ * callbacks. Resolves when the program runs.
+ *
+ * ```ts
+ * import { type From, type Self, startLink } from "@proton-stream/port";
+ * import { assertEquals } from "@std/assert";
+ *
+ * type State = From<string>[];
+ * const calculator = {
+ *   init: () => ({ state: [] as State }),
+ *   async handleCall(term: string, from: From<string>, state: State, self: Self) {
+ *     await self.port.command(`${term}\n`);
+ *     return { state: [...state, from] };
+ *   },
+ *   handleStdout(data: Uint8Array, [first, ...others]: State) {
+ *     first?.reply(new TextDecoder().decode(data).trim());
+ *     return { state: others };
+ *   },
+ * };
+ * await using bc = await startLink(calculator, "bc", ["-q"], undefined, { name: "bc" });
+ * assertEquals(await bc.call("6 * 7"), "42");
+ * ```
+ *
+ * @param module its callbacks.
+ * @param initArg what `init` is given.
+ * @throws {ServerError} where `init` threw (`cause`), stopped (`reason`) or ignored (`EIGNORE`); nothing was started.
+ * @throws {ServerError} (EEXIST) where the name is taken.
+ * @throws {SpawnError} and whatever else `open` rejects with, after `terminate`.
+ * @throws {TypeError} for a module without `init`.
+ */
+export async function startLink<
+  State,
+  Arg = undefined,
+  Request = never,
+  Reply = never,
+  Cast = never,
+>(
+  module: Callbacks<State, Arg, Request, Reply, Cast>,
+  command: string,
+  args: readonly (string | Uint8Array)[] = [],
+  initArg?: Arg,
+  options: ServerOptions = {},
+  core?: Core,
+): Promise<Server<Request, Reply, Cast>> {
+  checkModule(module);
+  const { name, onEnd, ...others } = options;
+  if (onEnd !== undefined && typeof onEnd !== "function") {
+    throw typeError('Cannot use option "onEnd"', "it is no function", "give a function");
+  }
+  if ("owner" in others) {
+    throw typeError('Cannot use option "owner"', "the server is the owner", "leave it out");
+  }
+  validate(command, args, others); // before init() makes anything
+  if (name !== undefined) servers.take(name);
+  const server = new Server<Request, Reply, Cast>(secret, module, command, options);
+  try {
+    await start(server, { command, args, options: others }, initArg, core);
+  } catch (error) {
+    if (name !== undefined) servers.free(name);
+    throw error;
+  }
+  if (name !== undefined) servers.set(name, server);
+  return server;
+}
+
+/**
+ * The server of that name in this isolate; null where there is none. The
+ * module gives its type, and is checked.
+ *
+ * @throws {TypeError} where a server of that name has another module.
+ */
+export function whereis<State, Arg, Request, Reply, Cast>(
+  name: string,
+  module: Callbacks<State, Arg, Request, Reply, Cast>,
+): Server<Request, Reply, Cast> | null {
+  const server = servers.get(name);
+  if (server === null || moduleOf(server) === module) return server;
+  throw typeError(
+    `Cannot use the server ${quote(name)}`,
+    "it has another module",
+    "give the module that it was started with",
+  );
+}
