@@ -32,17 +32,16 @@ impl Stat {
 
 /// Reads a whole small file, emptying `into` first.
 pub fn read(path: &str, into: &mut Vec<u8>) -> Result<(), Errno> {
-    read_in(rustix::fs::CWD, path, into)
+    read_again(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, into)
 }
 
-/// As [`read`], of a file in `folder`.
-pub fn read_in(folder: impl AsFd, path: &str, into: &mut Vec<u8>) -> Result<(), Errno> {
+/// As [`read`], of a file that is open: from its beginning, where /proc makes it anew.
+pub fn read_again(file: impl AsFd, into: &mut Vec<u8>) -> Result<(), Errno> {
     into.clear();
-    let file = rustix::fs::openat(folder, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     loop {
         let have = into.len();
         into.resize(have + 2048, 0);
-        let got = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut into[have..]))?;
+        let got = rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut into[have..], have as u64))?;
         into.truncate(have + got);
         if got == 0 {
             return Ok(());

@@ -5,9 +5,10 @@
 
 use crate::kernel::procfs;
 use crate::kernel::sys::host::Priorities;
-use rustix::fd::AsFd;
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::cell::RefCell;
 
 /// What of the runtime's attributes goes into a launch record.
 pub struct Inherited {
@@ -24,16 +25,8 @@ pub struct Inherited {
 /// put itself into. (A Landlock domain cannot be read back.)
 pub type Identity = Vec<u8>;
 
-const NAMESPACES: [&str; 8] = [
-    "ns/cgroup",
-    "ns/ipc",
-    "ns/mnt",
-    "ns/net",
-    "ns/pid_for_children",
-    "ns/time_for_children",
-    "ns/user",
-    "ns/uts",
-];
+const NAMESPACES: [&str; 8] =
+    ["cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts"];
 
 /// Lines of /proc/thread-self/status that make the identity.
 const RIGHTS: [&[u8]; 11] = [
@@ -50,31 +43,65 @@ const RIGHTS: [&[u8]; 11] = [
     b"CapAmb:",
 ];
 
+/// The files of a thread in which it stands. They are kept open: each is made anew at every read from its
+/// beginning, and to find and open it costs as much again.
+struct Mirror {
+    status: OwnedFd,
+    /// None where the kernel has none.
+    cgroup: Option<OwnedFd>,
+    oom_score_adj: OwnedFd,
+    namespaces: OwnedFd,
+}
+
+impl Mirror {
+    fn of_this_thread() -> Result<Self, Errno> {
+        let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let thread = rustix::fs::open("/proc/thread-self", folder, Mode::empty())?;
+        let open = |name: &str, flags| rustix::fs::openat(&thread, name, flags, Mode::empty());
+        let file = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Mirror {
+            status: open("status", file)?,
+            cgroup: open("cgroup", file).ok(),
+            oom_score_adj: open("oom_score_adj", file)?,
+            namespaces: open("ns", folder)?,
+        })
+    }
+}
+
+thread_local! {
+    static MIRROR: RefCell<Option<Mirror>> = const { RefCell::new(None) };
+}
+
 /// Who the calling thread is, and what a child that it opens inherits.
 pub fn look() -> Result<(Identity, Inherited), Errno> {
-    // The way through thread-self is the dear part of these names: it is gone once.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let thread = rustix::fs::open("/proc/thread-self", flags, Mode::empty())?;
+    MIRROR.with_borrow_mut(|mirror| match mirror {
+        Some(mirror) => look_into(mirror),
+        none => look_into(none.insert(Mirror::of_this_thread()?)),
+    })
+}
+
+fn look_into(mirror: &Mirror) -> Result<(Identity, Inherited), Errno> {
     let mut text = Vec::with_capacity(4096);
-    procfs::read_in(&thread, "status", &mut text)?;
+    procfs::read_again(&mirror.status, &mut text)?;
     let umask = umask(&text)?;
     let mut identity = rights(&text);
     for name in NAMESPACES {
         // A kernel without this kind of namespace has nothing to tell apart.
-        if let Ok(link) = rustix::fs::readlinkat(&thread, name, Vec::with_capacity(64)) {
+        if let Ok(link) = rustix::fs::readlinkat(&mirror.namespaces, name, Vec::with_capacity(64)) {
             identity.extend_from_slice(link.as_bytes());
         }
     }
-    if procfs::read_in(&thread, "cgroup", &mut text).is_ok() {
+    if mirror.cgroup.as_ref().is_some_and(|file| procfs::read_again(file, &mut text).is_ok()) {
         identity.extend_from_slice(&text);
     }
     let session = rustix::process::getsid(None).map_or(0, |sid| sid.as_raw_nonzero().get());
     identity.extend_from_slice(&session.to_le_bytes());
+    procfs::read_again(&mirror.oom_score_adj, &mut text)?;
     let inherited = Inherited {
         umask,
         rlimits: crate::kernel::sys::host::rlimits(),
         priorities: Priorities::of_this_thread(128),
-        oom_score_adj: oom_score_adj(&thread, &mut text)?,
+        oom_score_adj: oom_score_adj(&text)?,
         foreground_group: foreground_group(),
     };
     Ok((identity, inherited))
@@ -95,8 +122,7 @@ fn umask(status: &[u8]) -> Result<u32, Errno> {
     octal.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).ok_or(Errno::NOTSUP)
 }
 
-fn oom_score_adj(thread: impl AsFd, text: &mut Vec<u8>) -> Result<i32, Errno> {
-    procfs::read_in(thread, "oom_score_adj", text)?;
+fn oom_score_adj(text: &[u8]) -> Result<i32, Errno> {
     std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()).ok_or(Errno::PROTO)
 }
 

@@ -182,9 +182,10 @@ fn pair_of(reactor: &Reactor, identity: Identity) -> Result<Arc<Pair>, Failed> {
     if let Some(pair) = found {
         return Ok(pair);
     }
-    let pair = Arc::new(Pair::start(reactor.next_id(), identity)?);
+    let give_up = |watchdog| reactor.give_up(watchdog);
+    let pair = Arc::new(Pair::start(reactor.next_id(), identity, give_up)?);
     // Before others can find it: one that is not watched would answer nobody.
-    reactor.watch_pair(&pair).inspect_err(|_| pair.undo()).map_err(at(Stage::Guardian))?;
+    reactor.watch_pair(&pair).inspect_err(|_| give_up(pair.watchdog)).map_err(at(Stage::Guardian))?;
     lock(&reactor.shared).pairs.insert(pair.id, pair.clone());
     Ok(pair)
 }

@@ -14,7 +14,7 @@ use crate::runtime::port::Outlet;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub struct Pair {
     pub requests: Mutex<Outlet>,
     /// Its end says to the watchdog that we are gone, or to us that the watchdog is.
     pub watch: OwnedFd,
-    watchdog: Pid,
+    pub watchdog: Pid,
     /// None where a filter refuses pidfds (containers that are older than Linux 5.3).
     pidfd: Option<OwnedFd>,
     /// What ends with this process where it has no pidfd of its own to hand to its helpers.
@@ -129,11 +129,12 @@ fn text(bytes: &[u8]) -> Result<CString, Errno> {
 impl Pair {
     /// Starts a pair from the calling thread, whose confinement it inherits:
     /// the library through the dynamic loader, with what guard/watchdog.rs expects.
-    pub fn start(id: u32, identity: Identity) -> Result<Pair, (Stage, Errno)> {
-        Self::try_start(id, identity).map_err(|errno| (Stage::Guardian, errno))
+    /// A watchdog that is of no use goes to `give_up`; it sees that its sockets are closed.
+    pub fn start(id: u32, identity: Identity, give_up: impl Fn(Pid)) -> Result<Pair, (Stage, Errno)> {
+        Self::try_start(id, identity, give_up).map_err(|errno| (Stage::Guardian, errno))
     }
 
-    fn try_start(id: u32, identity: Identity) -> Result<Pair, Errno> {
+    fn try_start(id: u32, identity: Identity, give_up: impl Fn(Pid)) -> Result<Pair, Errno> {
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| errno_of(&e));
         let null = fault("null").and_then(|()| pipe::null())?;
         let (requests, far) = fault("guardian-socket").and_then(|()| socket::pair())?;
@@ -157,7 +158,7 @@ impl Pair {
         ];
         let pid = host::spawn(&loader, &arguments, &fds)?;
         let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        let pidfd = fault("watchdog-pidfd").and_then(|()| pidfd(pid)).inspect_err(|_| undo(pid))?;
+        let pidfd = fault("watchdog-pidfd").and_then(|()| pidfd(pid)).inspect_err(|_| give_up(pid))?;
         Ok(Pair {
             id,
             identity,
@@ -175,12 +176,6 @@ impl Pair {
             ports: AtomicUsize::new(0),
         })
     }
-}
-
-/// Ends a watchdog that nothing is known of yet; its guardian sees that its runtime's sockets are closed.
-fn undo(watchdog: Pid) {
-    let _ = rustix::process::kill_process(watchdog, Signal::KILL); // our unreaped child
-    let _ = rustix::process::waitid(WaitId::Pid(watchdog), WaitIdOptions::EXITED);
 }
 
 /// A process's pidfd; none where a filter refuses them.
@@ -212,11 +207,6 @@ impl Pair {
             None => WaitId::Pid(self.watchdog),
         };
         let _ = rustix::process::waitid(whom, WaitIdOptions::EXITED);
-    }
-
-    /// Gives it up before anything was asked of it.
-    pub fn undo(&self) {
-        undo(self.watchdog);
     }
 
     /// Neither of the two is there any more.

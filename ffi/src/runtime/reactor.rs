@@ -24,7 +24,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions};
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -615,6 +615,12 @@ impl Reactor {
             false => state.failure = Some((Stage::Keeper, Errno::CHILD)),
         };
         self.over(port, learn, false);
+    }
+
+    /// A watchdog that no port will ever need: it leaves by itself, with its cgroups, and is our child to reap.
+    pub fn give_up(&self, watchdog: Pid) {
+        self.remains.reap(watchdog);
+        let _ = rustix::io::write(&self.poke, &1_u64.to_ne_bytes()); // EAGAIN: poked already
     }
 
     /// Ends cgroups that nobody else is left to end, a step at each turn of the loop.

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
-//! Cgroups whose watchdog and guardian were killed, and a keeper with them:
-//! only the runtime is left to end what lives in them. The reactor takes a step
-//! at a time and never waits for one.
+//! What nobody but the runtime is left to end: cgroups whose watchdog and
+//! guardian were killed, and a keeper with them, and watchdogs that leave before
+//! they were of use. The reactor takes a step at a time and never waits for one.
 
 use crate::kernel::cgroup::Leaf;
 use crate::kernel::procfs;
 use crate::kernel::tree::{Outcome, UNSEEN};
 use crate::kernel::wire::{Reason, Survivor, SURVIVORS_MAX};
 use crate::runtime::port::{lock, Port};
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,12 +29,15 @@ struct Remain {
 }
 
 #[derive(Default)]
-pub struct Remains(Mutex<Vec<Remain>>);
+pub struct Remains {
+    leaves: Mutex<Vec<Remain>>,
+    leaving: Mutex<Vec<Pid>>,
+}
 
 impl Remains {
     /// Once for each port.
     pub fn add(&self, leaf: Leaf, port: Option<Arc<Port>>) {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.leaves);
         let same = |remain: &Remain| remain.leaf == leaf;
         if !all.iter().any(same) {
             let killed = leaf.members().len() as u32;
@@ -41,16 +45,26 @@ impl Remains {
         }
     }
 
+    /// A child of the runtime's that ends by itself.
+    pub fn reap(&self, child: Pid) {
+        lock(&self.leaving).push(child);
+    }
+
     /// When the next step is due.
     pub fn next(&self) -> Option<Instant> {
-        (!lock(&self.0).is_empty()).then(|| Instant::now() + PAUSE)
+        let none = lock(&self.leaves).is_empty() && lock(&self.leaving).is_empty();
+        (!none).then(|| Instant::now() + PAUSE)
     }
 
     /// Kills and removes. The ports whose trees have ended, or were given up with the survivors named.
     pub fn step(&self) -> Vec<(Arc<Port>, Outcome)> {
         let now = Instant::now();
         let mut over = Vec::new();
-        lock(&self.0).retain(|remain| {
+        // ECHILD: the host ignores SIGCHLD, which reaps for it.
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let lives = |&pid: &Pid| matches!(rustix::process::waitid(WaitId::Pid(pid), ended), Ok(None));
+        lock(&self.leaving).retain(lives);
+        lock(&self.leaves).retain(|remain| {
             let gone = remain.leaf.end(now);
             if !gone && now < remain.until {
                 return true;
