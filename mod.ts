@@ -28,6 +28,17 @@ export {
 } from "./src/port.ts";
 export type { Answer, Callbacks, From, Init, Next, Self, Stop, Timeout } from "./src/callbacks.ts";
 export {
+  type Child,
+  type ChildCounts,
+  type ChildSpec,
+  Supervisor,
+  type SupervisorOptions,
+} from "./src/supervisor.ts";
+export type { NestedSpec, ProgramSpec, ServerSpec } from "./src/children.ts";
+export type { Backoff, Restart, Strategy } from "./src/restart.ts";
+export type { Check, WaitFor } from "./src/readiness.ts";
+export type { Level, Log, LogLine } from "./src/logging.ts";
+export {
   type CallOptions,
   Server,
   type ServerEnd,
@@ -58,6 +69,7 @@ export {
   ProtonError,
   ServerError,
   SpawnError,
+  SupervisorError,
   SurvivorsError,
   WindowFullError,
 } from "./src/errors.ts";

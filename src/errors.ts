@@ -139,6 +139,25 @@ export class ServerError extends ProtonError {
   }
 }
 
+/**
+ * A supervisor could not start a child (`ESTART`), gave up after too many
+ * restarts (`EINTENSITY`), could not end one (`ESHUTDOWN`), or was asked for
+ * what its children do not allow (`EEXIST`, `ENOENT`, `EBUSY`).
+ */
+export class SupervisorError extends ProtonError {
+  /** The last lines of a program that was not ready, where its supervisor reads them. */
+  readonly lastOutput: string | null;
+
+  constructor(fault: Fault & { lastOutput?: string | null }) {
+    super(fault);
+    this.lastOutput = fault.lastOutput ?? null;
+  }
+
+  static {
+    this.prototype.name = "SupervisorError";
+  }
+}
+
 /** A process that a teardown could not end. */
 export interface Survivor {
   pid: number;

@@ -30,3 +30,10 @@ export class Inbox extends Mailbox {
     member.flow();
   }
 }
+
+/** An owner that wants no messages: for ports whose streams others read. */
+export class Holder extends Mailbox {
+  override deliver(_: Message, consumed: () => void): void {
+    consumed();
+  }
+}

@@ -41,6 +41,15 @@ export async function gone(ids) {
   }
 }
 
+/** Waits until `condition` holds. */
+export async function met(condition) {
+  const deadline = performance.now() + DEADLINE_MS;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`never: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
 /** `promise`, or an error where it does not come: a safety net only. */
 export async function until(promise, what) {
   let timer;

@@ -4,11 +4,13 @@
 // Ownership and supervision, as far as a runtime could make a difference.
 
 import assert from "node:assert/strict";
-import { alive, gone, identity, text } from "./shared.mjs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { alive, gone, identity, met, text } from "./shared.mjs";
 
 /** The tests, over the module that is tested. */
 export function supervision({ proton, probe }) {
-  const { ClosedError, ServerError, startLink, whereis } = proton;
+  const { ClosedError, ServerError, startLink, Supervisor, SupervisorError, whereis } = proton;
 
   async function serverLife() {
     const module = {
@@ -52,7 +54,66 @@ export function supervision({ proton, probe }) {
     await gone([id]);
   }
 
+  async function supervisorLife() {
+    const lines = [];
+    const folder = mkdtempSync(`${tmpdir()}/proton_test_`);
+    const note = `echo "start $1" >> "$0"; trap 'echo "stop $1" >> "$0"; exit 0' TERM
+      echo ready; sleep 1000 & wait`;
+    const child = (id, waitFor) => ({
+      id,
+      command: "sh",
+      args: ["-c", note, `${folder}/notes`, id],
+      waitFor,
+    });
+    const notes = () => readFileSync(`${folder}/notes`, "utf8").trim().split("\n");
+    const supervisor = await Supervisor.start({
+      strategy: "rest_for_one",
+      children: [
+        child("a", { line: /^ready$/ }),
+        { id: "inner", supervisor: { children: [child("b", { file: `${folder}/notes` })] } },
+        child("c", { check: async () => await Promise.resolve(notes().includes("start c")) }),
+      ],
+      log: ({ prefix, text }) => lines.push(prefix + text),
+    });
+    const pidOf = (id) => supervisor.child(id).port?.pid;
+    const before = pidOf("c");
+    await supervisor.child("c").port.kill("SIGKILL", { scope: "tree" });
+    await met(() => ![undefined, before].includes(pidOf("c")));
+    const ids = [pidOf("a"), pidOf("c")].map(identity);
+    await supervisor.stop();
+    assert.deepEqual(ids.filter(alive), []);
+    const starts = ["start a", "start b", "start c", "start c"];
+    assert.deepEqual(notes(), [...starts, "stop c", "stop b", "stop a"]);
+    assert.ok(lines.includes("[a] ready") && lines.includes("[c] ended (SIGKILL), is restarted"));
+    rmSync(folder, { recursive: true });
+  }
+
+  async function escalation() {
+    const supervisor = await Supervisor.start({
+      children: [
+        { id: "fine", command: probe, args: ["ready"], waitFor: { line: /^ready/ } },
+        { id: "bad", command: "sh", args: ["-c", "exit 4"] },
+      ],
+      maxRestarts: 2,
+      log: () => {},
+    });
+    const id = identity(supervisor.child("fine").port.pid);
+    await assert.rejects(
+      supervisor.ended,
+      (error) =>
+        error instanceof SupervisorError && error.code === "EINTENSITY" && error.cause.code === 4,
+    );
+    assert.equal(alive(id), false);
+    const early = { id: "early", command: "sh", args: ["-c", "echo why; exit 3"] };
+    await assert.rejects(
+      Supervisor.start({ children: [{ ...early, waitFor: { line: /never/ } }], log: () => {} }),
+      (error) => error.code === "ESTART" && error.lastOutput === "why",
+    );
+  }
+
   return [
+    ["a supervisor: order, readiness, a nested one, a restart, reverse order", supervisorLife],
+    ["too many restarts escalate; a start that fails says why", escalation],
     ["a server: name, calls answered later, continue, stop", serverLife],
     ["a throw in a handler ends server and tree, with its cause", throwInHandler],
   ];
