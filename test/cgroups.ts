@@ -52,16 +52,13 @@ globalThis.addEventListener("unload", () => {
 export class Cgroup implements Disposable {
   readonly path: string;
 
-  /** With `uid` it is delegated, as cgroups(7) has it: its owner may make others below it. */
+  /** With `uid` it is delegated to that user. */
   constructor(uid: number | null = null) {
     if (PLACE === null) throw new Error("there is no cgroup v2 to write in: see PLACE");
     this.path = `${PLACE}/proton_test_${Deno.pid}_${++count}`;
     Deno.mkdirSync(this.path);
     standing.add(this);
-    if (uid === null) return;
-    for (const file of ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]) {
-      chownSync(`${this.path}/${file}`, uid, uid);
-    }
+    if (uid !== null) delegate(this.path, uid);
   }
 
   /** The folders below it, deepest first. */
@@ -110,6 +107,13 @@ export class Cgroup implements Disposable {
 
   [Symbol.dispose](): void {
     this.end();
+  }
+}
+
+/** As cgroups(7) has it: its owner may make others below it. */
+export function delegate(path: string, uid: number): void {
+  for (const file of ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]) {
+    chownSync(`${path}/${file}`, uid, uid);
   }
 }
 

@@ -36,7 +36,7 @@ export interface HostOptions {
   /** The folder whose mod.ts the script uses; default: the checkout. */
   tree?: string;
   /** Where the host starts; all that comes of it stays in or below. */
-  cgroup?: Cgroup | null;
+  cgroup?: Pick<Cgroup, "path"> | null;
   /** As `under`, but run by who runs the tests, before the user is taken on: such as `unshare`. */
   above?: readonly string[];
   /** How `open` in this host has to hold a tree: it is asked for, and checked at each port. */

@@ -4,6 +4,7 @@
 /** Cgroups that are not to be had, that others have frozen or filled, and what dead runtimes have left in them. */
 
 import { assertEquals } from "@std/assert";
+import { delegate } from "../cgroups.ts";
 import { alive, assert, gone, identities, until } from "../helpers.ts";
 import { matrixCase, type ModeName } from "../matrix.ts";
 import { Cast, dieTogether, THREE_TREES } from "./three_trees.ts";
@@ -120,6 +121,7 @@ matrixCase({
   number: "#36",
   title: "the cgroup file system is read-only: tree mode, and containment tells why",
   not: IN_TREE_MODE,
+  needsRoot: true,
   body: async (run) => {
     const readOnly = `for at in $(awk '/ - cgroup2 / { print $5 }' /proc/self/mountinfo); do
       mount -o remount,bind,ro "$at"; done; exec "$@"`;
@@ -163,11 +165,19 @@ matrixCase({
   not: IN_TREE_MODE,
   body: async (run) => {
     assert(run.cgroup !== null);
-    Deno.writeTextFileSync(`${run.cgroup.path}/cgroup.type`, "threaded");
-    await using host = run.start(DOWNGRADED);
-    const [kill, ...why] = await host.next("contained");
-    assertEquals(kill, "tree", why.join(" "));
-    await host.tell("go\n");
-    assertEquals(await host.next("left"), []);
+    // One level down: the parent of a threaded cgroup may have no domain controllers for its children.
+    const path = `${run.cgroup.path}/threaded`;
+    Deno.mkdirSync(path);
+    if (run.mode.user.uid !== null) delegate(path, run.mode.user.uid);
+    Deno.writeTextFileSync(`${path}/cgroup.type`, "threaded");
+    {
+      await using host = run.start(DOWNGRADED, { cgroup: { path } });
+      const [kill, ...why] = await host.next("contained");
+      assertEquals(kill, "tree", why.join(" "));
+      await host.tell("go\n");
+      assertEquals(await host.next("left"), []);
+    }
+    await run.cgroup.empty();
+    Deno.removeSync(path);
   },
 });

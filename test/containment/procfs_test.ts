@@ -22,6 +22,7 @@ await hear();
 matrixCase({
   number: "#34",
   title: "/proc is mounted with hidepid=2, and a child hides from its own user",
+  needsRoot: true,
   body: async (run) => {
     const mount = `mount -t proc -o hidepid=2 proc /proc; exec "$@"`;
     const above = ["unshare", "--mount", "sh", "-c", mount, "sh"];
@@ -36,6 +37,7 @@ matrixCase({
 matrixCase({
   number: "#34",
   title: "/proc is not there: open() is refused with a clear error",
+  needsRoot: true,
   body: async (run) => {
     await using host = run.start(
       `
@@ -60,6 +62,7 @@ matrixCase({
     "tree, root": "tree mode finds descendants in /proc and nowhere else: the next case",
     "tree, unprivileged": "tree mode finds descendants in /proc and nowhere else: the next case",
   },
+  needsRoot: true,
   body: async (run) => {
     await using host = run.start(TWO_TREES, { above: ["unshare", "--mount"] });
     const ids = identities(await host.numbers("ready"));
@@ -77,6 +80,7 @@ matrixCase({
     "cgroup2, root": "their cgroups end them: the case before",
     "cgroup2, unprivileged": "their cgroups end them: the case before",
   },
+  needsRoot: true,
   body: async (run) => {
     await using host = run.start(TWO_TREES, { above: ["unshare", "--mount"] });
     const ids = identities(await host.numbers("ready"));

@@ -14,8 +14,10 @@ matrixCase({
   number: "#32",
   title:
     "512 pids, used again and again by trees that reap behind our back: no stranger is signalled",
+  needsRoot: true,
   body: async (run) => {
-    // A namespace has its own end of the pids since Linux 6.14; older kernels keep theirs, and less is used again.
+    // A namespace has its own end of the pids since Linux 6.14; older kernels have one for all.
+    using _ = restored("/proc/sys/kernel/pid_max");
     const namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     const few = ["sh", "-c", `echo 512 > /proc/sys/kernel/pid_max; "$@"; exit $?`, "sh"];
     await using host = run.start(
@@ -53,3 +55,13 @@ matrixCase({
     run.cgroup?.below().forEach((folder) => Deno.removeSync(folder)); // the namespace took its watchdog along
   },
 });
+
+/** A setting that is as it was when the scope is left. */
+function restored(path: string): Disposable {
+  const before = Deno.readTextFileSync(path);
+  return {
+    [Symbol.dispose]() {
+      if (Deno.readTextFileSync(path) !== before) Deno.writeTextFileSync(path, before);
+    },
+  };
+}
