@@ -36,6 +36,7 @@ fetched_once() {
   [[ -d $cache/$name ]] && return
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
     unavailable "\"apt-get\" and \"dpkg-deb\" are missing here"
+  PATH=$PATH:/usr/sbin command -v mke2fs >/dev/null || unavailable "the package e2fsprogs is missing here"
   [[ $(uname -m) == x86_64 ]] || unavailable "its packages are for x86-64, this is $(uname -m)"
   mkdir -p "$cache"
   work=$(mktemp -d "$cache/fetching.XXXXXX")

@@ -10,15 +10,20 @@ whole=(test/containment_test.ts test/containment test/cgroup*_test.ts test/limit
 # The slice of the ordinary gate: of the matrix what a pure v2 host could do otherwise than a hybrid one.
 slice=(test/containment/{cgroups,deaths,trees}_test.ts)
 as_root='/^#(1|12|19|20|36|38) cgroup2, root/'
-as_guest='/^#(1|12|19|20|36|38) cgroup2, unprivileged(?!.*read-only)/'
+as_guest='/^#((1|12|19|20|38) cgroup2, unprivileged|36 cgroup2, unprivileged: the runtime)/'
 
 passed=0 failed=0 skipped=0
 
 # run_tests KERNEL USER FILTER FILES...: adds to the sum; a run whose counts cannot be read has failed.
 run_tests() {
-  local kernel=$1 user=$2 filter=$3 files=() file output line status
+  local kernel=$1 user=$2 filter=$3 files=() file output line status why
   shift 3
   for file; do [[ ! -e $file ]] || files+=("$file"); done
+  if ! why=$(fetched_for "$kernel" 2>&1); then
+    echo "SKIPPED: tests with cgroup v2 alone on Linux $kernel as $user: ${why//$'\n'/ }"
+    skipped=$((skipped + 1))
+    return
+  fi
   echo "--- Linux $kernel, cgroup v2 alone, as $user"
   output=$(mktemp)
   set +e
@@ -26,7 +31,6 @@ run_tests() {
     tee "$output"
   status=${PIPESTATUS[0]}
   set -e
-  ((status != 69)) || exit 69
   line=$(grep -E '^(ok|FAILED) \| ' "$output" || true)
   rm -f "$output"
   if [[ $line =~ ([0-9]+)\ passed.*\ \|\ ([0-9]+)\ failed(.*\ ([0-9]+)\ ignored)? ]]; then
@@ -44,6 +48,7 @@ run_tests() {
 # (Linux 5.10 has no cgroup.kill.)
 test_all() {
   if [[ ${1:-} == slice ]]; then
+    : "${PROTON_VM_SECONDS:=900}"
     run_tests 6.1 root "$as_root" "${slice[@]}"
     run_tests 5.10 guest "$as_guest" "${slice[@]}"
   else
