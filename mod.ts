@@ -20,6 +20,7 @@
 
 export {
   type CloseOptions,
+  type FdStreams,
   type KillOptions,
   open,
   Port,
@@ -49,7 +50,15 @@ export {
 } from "./src/server.ts";
 export { cmd, type CommandOptions, type CommandResult, type Input } from "./src/command.ts";
 export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/mailbox.ts";
-export type { ContainmentOptions, OpenOptions, Stdio } from "./src/options.ts";
+export type { ContainmentOptions, OpenOptions } from "./src/options.ts";
+export type { PtyOptions, PtySize, Source, Stdio } from "./src/descriptors.ts";
+export type {
+  Capability,
+  CapabilityOptions,
+  Rlimit,
+  RlimitName,
+  RlimitValue,
+} from "./src/privileges.ts";
 export type {
   Cause,
   Containment,

@@ -37,8 +37,9 @@ export const typescript: Rows = [
   ["src/native/abi.ts"],
   ["src/core.ts"],
   ["src/options.ts"],
-  ["src/limits.ts"],
-  ["src/status.ts"],
+  ["src/limits.ts", "src/descriptors.ts", "src/privileges.ts"],
+  ["src/checks.ts"],
+  ["src/status.ts", "src/start_errors.ts"],
   ["src/errors.ts"],
 ];
 
@@ -67,11 +68,17 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["doors/abi", "doors/chunk"],
       ["doors/napi"],
       ["doors/call"],
-      ["runtime/launch", "runtime/calls"],
+      ["runtime/launch", "runtime/calls", "runtime/users"],
       ["runtime/reactor"],
       ["runtime/pair", "runtime/remains"],
-      ["runtime/handle", "runtime/port"],
-      ["runtime/environment", "runtime/inherit", "runtime/pipe"],
+      ["runtime/handle", "runtime/port", "runtime/descriptors"],
+      [
+        "runtime/environment",
+        "runtime/inherit",
+        "runtime/credentials",
+        "runtime/weight",
+        "runtime/pipe",
+      ],
       ["runtime/blocks", "runtime/transit"],
     ],
     [

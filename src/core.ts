@@ -11,12 +11,17 @@
  */
 
 import type { Spec } from "./options.ts";
+import type { Answer } from "./privileges.ts";
 import type { Cause, Ending, Guards, Survivor } from "./status.ts";
 
 export type { Guards, Survivor };
 
-/** One of the child's three standard streams, by its number. */
-export type StdioNumber = 0 | 1 | 2;
+/**
+ * One of a port's streams, by its number: 0, 1 and 2 are the child's own;
+ * behind them, for each of its descriptors above 2 that is piped, one to read
+ * (odd) and one to write (even).
+ */
+export type StreamNumber = number;
 
 /** A port on the native side. Never reused while it is valid; a stale one is an error, never another port. */
 export type Handle = number;
@@ -48,12 +53,19 @@ export interface PortEvents {
   started(report: Report): void;
   /** The tree is gone or `report.survivors` names what is left. Exactly once after a successful start; not after a failed one. */
   done(report: Report): void;
-  /** An armed stream may be read from (1, 2) or written to (0). Each `arm` is answered at most once. */
-  ready(stream: StdioNumber): void;
+  /** An armed stream may be read from or written to. Each `arm` is answered at most once. */
+  ready(stream: StreamNumber): void;
 }
 
 /** The native side as one isolate sees it. */
 export interface Core {
+  /**
+   * Who `spec.question` is about, from the user database. That may be a server
+   * that takes its time: nothing else waits for it.
+   *
+   * @throws {SpawnError} where there is no such user or group.
+   */
+  lookup(spec: Spec): Promise<Answer>;
   /**
    * The absolute path that `spec` will execute: looked up as execvpe(3) does,
    * in the child's own PATH and working directory, and allowed by the
@@ -71,18 +83,20 @@ export interface Core {
    *
    * @returns bytes read, 0 at the end of the stream, or a negative errno (-11, EAGAIN: nothing now, call {@link arm}).
    */
-  read(port: Handle, stream: 1 | 2, into: Uint8Array): number;
+  read(port: Handle, stream: StreamNumber, into: Uint8Array): number;
   /**
    * As {@link read}, into a chunk of its own, where the native side can lend
    * memory: cheaper than a new buffer. Absent where it cannot.
    */
-  take?(port: Handle, stream: 1 | 2): Uint8Array<ArrayBuffer> | number;
-  /** Writes to the child's stdin without waiting. Returns bytes taken or a negative errno (-11 EAGAIN, -32 EPIPE). */
-  write(port: Handle, bytes: Uint8Array): number;
+  take?(port: Handle, stream: StreamNumber): Uint8Array<ArrayBuffer> | number;
+  /** Writes to one of the child's inputs without waiting. Returns bytes taken or a negative errno (-11 EAGAIN, -32 EPIPE). */
+  write(port: Handle, stream: StreamNumber, bytes: Uint8Array): number;
   /** Asks for one `ready(stream)`. */
-  arm(port: Handle, stream: StdioNumber): void;
+  arm(port: Handle, stream: StreamNumber): void;
   /** Closes our end of one stream: half-close for stdin, cancel for the others. Idempotent. */
-  shut(port: Handle, stream: StdioNumber): void;
+  shut(port: Handle, stream: StreamNumber): void;
+  /** The size of the child's terminal, in characters; negative errno (-25 ENOTTY: it has none, or no more). */
+  resize(port: Handle, cols: number, rows: number): number;
   /** Signals the child, its group or its tree; resolves to 0 or a negative errno (-3 ESRCH: it is gone). */
   signal(port: Handle, signal: number, scope: Scope): Promise<number>;
   /**

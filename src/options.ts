@@ -8,10 +8,45 @@
  * @module
  */
 
-import { nearest, quote, rangeError, typeError } from "./errors.ts";
-
-/** How one of the child's standard streams is joined: to us, to the runtime's own, or to /dev/null. */
-export type Stdio = "piped" | "inherit" | "null";
+import {
+  checkedBytes,
+  checkText,
+  delay,
+  flag,
+  type Given,
+  kind,
+  oneOf,
+  record,
+  refuseUnknown,
+  size,
+  text,
+  wrong,
+} from "./checks.ts";
+import {
+  fdsOf,
+  ptyOf,
+  type PtyOptions,
+  type PtySize,
+  type Source,
+  type Stdio,
+  type Streams,
+  streamsOf,
+} from "./descriptors.ts";
+import { quote, typeError } from "./errors.ts";
+import {
+  type Answer,
+  type CapabilityOptions,
+  type Identity,
+  identityOf,
+  isNothing,
+  type Privileges,
+  privilegesOf,
+  type Question,
+  questionOf,
+  type Rlimit,
+  type RlimitName,
+  withIdentity,
+} from "./privileges.ts";
 
 /**
  * Every option of `open`. An option that is `undefined` counts as not given.
@@ -33,8 +68,8 @@ export interface OpenOptions {
   cwd?: string;
   /** Another name of `cwd`; giving both is a `TypeError`. */
   cd?: string;
-  /** Variables laid over the environment; `null` unsets one. */
-  env?: Readonly<Record<string, string | null>>;
+  /** Variables laid over the environment, as text or as bytes that need not be UTF-8; `null` unsets one. */
+  env?: Readonly<Record<string, string | Uint8Array | null>>;
   /** Starts from an empty environment instead of the runtime's; default false. */
   clearEnv?: boolean;
   /** argv[0]; default: the command as given. */
@@ -50,6 +85,21 @@ export interface OpenOptions {
   stdout?: Stdio;
   /** Default `"piped"`. */
   stderr?: Stdio;
+  /** stderr goes where stdout goes, in the order in which the child writes; default false. */
+  stderrToStdout?: boolean;
+  /** stdout goes to /dev/null and stderr is piped; default false. */
+  captureStderrOnly?: boolean;
+  /**
+   * The child's descriptors above 2, at most 12, by their numbers (3 to
+   * 1,048,575): `"piped"` is a socket whose other end is `port.fd(number)`, a
+   * number is a copy of that descriptor of the runtime's.
+   */
+  fds?: Readonly<Record<number, Source>>;
+  /**
+   * A terminal of the child's own (pty(7)) as its stdin, stdout and stderr: it
+   * leads a session, and what it shows is `port.stdout`. Default: none.
+   */
+  pty?: PtyOptions;
   /**
    * Milliseconds from SIGTERM to SIGKILL when the tree is ended, 0 (SIGKILL at
    * once) to 2,147,483,647; default 500.
@@ -60,6 +110,12 @@ export interface OpenOptions {
    * the child itself has exited, 0 to 2,147,483,647; default: `delayToSigkill`.
    */
   flushMs?: number;
+  /**
+   * Who gets the SIGTERM that comes before SIGKILL: everybody in the tree
+   * (default), the child's process group (the whole tree, where the child
+   * stands in the runtime's own), or the child alone. SIGKILL is for all.
+   */
+  closeScope?: "tree" | "group" | "child";
   /**
    * How the tree is ended when its owner ends, the runtime's own death
    * included: as `close` does (`"graceful"`, the default) or by SIGKILL at once.
@@ -85,6 +141,29 @@ export interface OpenOptions {
   maxLineBytes?: number;
   /** How the tree is held together. */
   containment?: ContainmentOptions;
+  /**
+   * The user to run as, a name or a number (1 to 4,294,967,294; root cannot be
+   * asked for). By name the child also gets the user's groups (initgroups(3)),
+   * and HOME, USER and LOGNAME unless `env` says others. The runtime needs
+   * CAP_SETUID, and CAP_KILL or a cgroup to end it; without them only its own user can be asked for.
+   */
+  uid?: string | number;
+  /** The group to run as, a name or a number; default: that of the user in `uid`. Needs CAP_SETGID. */
+  gid?: string | number;
+  /** Supplementary groups; default: the user's own where `uid` is a name, else none with `uid` or `gid`. */
+  groups?: readonly (string | number)[];
+  /** No program that the tree executes gets more rights than it has, set-uid ones included (prctl(2)); default false. */
+  noNewPrivs?: boolean;
+  /** The bounding and the ambient set (capabilities(7)). */
+  capabilities?: CapabilityOptions;
+  /** Mode bits that new files do not get, 0 to 0o777; default: the runtime's. */
+  umask?: number;
+  /** The nice value, -20 to 19; less than the runtime's needs CAP_SYS_NICE. Default: the runtime's. */
+  nice?: number;
+  /** Resource limits by name (getrlimit(2)); default: the runtime's. More than its hard ones needs CAP_SYS_RESOURCE. */
+  rlimits?: Readonly<Partial<Record<RlimitName, Rlimit>>>;
+  /** How likely the child is to be killed when memory is short, -1,000 to 1,000 (proc(5)); default: the runtime's. */
+  oomScoreAdj?: number;
   /** Accepted because the Elixir original has it; without effect in JavaScript. */
   parallelism?: boolean;
 }
@@ -108,9 +187,18 @@ export interface Spec {
   /** null: the runtime's. */
   readonly cwd: string | null;
   /** null unsets. */
-  readonly env: readonly (readonly [name: string, value: string | null])[];
+  readonly env: readonly (readonly [name: string, value: string | Uint8Array | null])[];
   readonly clearEnv: boolean;
-  readonly stdio: readonly [stdin: Stdio, stdout: Stdio, stderr: Stdio];
+  readonly stdio: Streams;
+  /** Those above 2, by number. */
+  readonly fds: readonly (readonly [number: number, source: Source])[];
+  readonly pty: PtySize | null;
+  readonly closeScope: "tree" | "group" | "child";
+  /** null: everything is inherited. */
+  readonly privileges: Privileges | null;
+  /** Who is to be looked up before it can start. */
+  readonly question: Question | null;
+  readonly identity: Identity;
   readonly graceMs: number;
   readonly flushMs: number;
   readonly killOnOwnerDeath: boolean;
@@ -139,6 +227,11 @@ const KNOWN: Readonly<Record<keyof OpenOptions, true>> = {
   stdin: true,
   stdout: true,
   stderr: true,
+  stderrToStdout: true,
+  captureStderrOnly: true,
+  fds: true,
+  pty: true,
+  closeScope: true,
   delayToSigkill: true,
   flushMs: true,
   onOwnerDeath: true,
@@ -150,12 +243,40 @@ const KNOWN: Readonly<Record<keyof OpenOptions, true>> = {
   maxOutputBytes: true,
   maxLineBytes: true,
   containment: true,
+  uid: true,
+  gid: true,
+  groups: true,
+  noNewPrivs: true,
+  capabilities: true,
+  umask: true,
+  nice: true,
+  rlimits: true,
+  oomScoreAdj: true,
   parallelism: true,
 };
 
-const STDIO = ["piped", "inherit", "null"] as const;
-/** The most that a timer takes, in JavaScript and in the kernel alike. */
-const LONGEST_MS = 2 ** 31 - 1;
+const CONTAINED = "nothing that is started here outlives its owner";
+const SERVICE = 'have the service manager run it ("systemd-run --user"), or use Deno.Command';
+
+/** What other launchers offer under these names, and what to use here. */
+const ELSEWHERE: Readonly<Record<string, readonly [why: string, mend: string]>> = {
+  detached: [CONTAINED, SERVICE],
+  detach: [CONTAINED, SERVICE],
+  daemon: [CONTAINED, SERVICE],
+  daemonize: [CONTAINED, SERVICE],
+  setsid: ["every child leads its own group, and a session where it has a terminal", "give pty"],
+  chroot: [
+    "it keeps nobody in who has root's rights, and nobody else can use it",
+    'start the program under "bwrap" (bubblewrap)',
+  ],
+  shell: ["no shell is started unasked", 'start one: open("sh", ["-c", text])'],
+  stdio: ["each stream has an option", "give stdin, stdout, stderr and fds"],
+  timeout: ["times carry their unit in their name", "give timeoutMs"],
+  killSignal: ["SIGTERM comes first, SIGKILL last", "give delayToSigkill and closeScope"],
+  maxBuffer: ["it has another name", "give maxOutputBytes"],
+  user: ["it has another name", "give uid"],
+  group: ["it has another name", "give gid"],
+};
 
 /**
  * Checks a request and fills in the defaults.
@@ -173,17 +294,28 @@ export function validate(
   const given = optionsOf(options);
   flag(given, "parallelism"); // checked, and without effect
   const graceMs = delay(given, "delayToSigkill", 0) ?? 500;
+  const pty = ptyOf(given);
+  const [merged, stderrOnly] = [flag(given, "stderrToStdout"), flag(given, "captureStderrOnly")];
+  const [privileges, identity] = [privilegesOf(given), identityOf(given)];
+  const question = questionOf(identity);
+  const whole = question === null ? withIdentity(privileges, identity, null) : privileges;
   return Object.freeze({
     command,
     args: argumentsOf(args),
     arg0: text(given, "arg0", "may be empty") ?? command,
     cwd: directory(given),
-    env: environment(given.env),
+    env: withDefaults(environment(given), pty === null ? {} : { TERM: pty.term }),
     clearEnv: flag(given, "clearEnv"),
-    stdio: stdioOf(given),
+    stdio: streamsOf(given, merged, stderrOnly, pty !== null),
+    fds: fdsOf(given),
+    pty,
+    closeScope: oneOf("closeScope", given.closeScope, ["tree", "group", "child"]) ?? "tree",
+    privileges: question === null && isNothing(whole) ? null : whole,
+    question,
+    identity,
     graceMs,
     flushMs: delay(given, "flushMs", 0) ?? graceMs,
-    killOnOwnerDeath: choice(given, "onOwnerDeath", ["graceful", "kill"]) === "kill",
+    killOnOwnerDeath: oneOf("onOwnerDeath", given.onOwnerDeath, ["graceful", "kill"]) === "kill",
     treeOnly: treeOnly(given),
     drainTimeoutMs: delay(given, "drainTimeoutMs", 0) ?? 5_000,
     timeoutMs: delay(given, "timeoutMs", 1) ?? null,
@@ -196,38 +328,47 @@ export function validate(
   });
 }
 
-type Given = Readonly<Partial<Record<keyof OpenOptions, unknown>>>;
+/**
+ * The same once it is known who the child is to be: its ids, and HOME, USER
+ * and LOGNAME of a user by name.
+ *
+ * @throws {RangeError} where a name turns out to be root's.
+ */
+export function answered(spec: Spec, answer: Answer): Spec {
+  const privileges = withIdentity(spec.privileges ?? privilegesOf({}), spec.identity, answer);
+  const { user } = answer;
+  const named = typeof spec.identity.uid === "string" && user !== null;
+  const own = named ? { HOME: user.home, USER: user.name, LOGNAME: user.name } : {};
+  const env = withDefaults(spec.env, own);
+  return Object.freeze({ ...spec, env, privileges, question: null });
+}
+
+/** Variables that are set unless the caller has said something of them. */
+function withDefaults(env: Spec["env"], defaults: Readonly<Record<string, string>>): Spec["env"] {
+  const unsaid = Object.entries(defaults).filter(([name]) =>
+    !env.some(([given]) => given === name)
+  );
+  return unsaid.length === 0 ? env : Object.freeze([...env, ...unsaid]);
+}
 
 function optionsOf(options: unknown): Given {
   if (typeof options !== "object" || options === null) {
     throw typeError("Cannot read the options", `they are ${kind(options)}`, "give an object");
   }
+  for (const name of Object.keys(options)) {
+    if (!Object.hasOwn(ELSEWHERE, name)) continue;
+    const [why, mend] = ELSEWHERE[name] ?? ["", ""];
+    throw typeError(`Cannot use option ${quote(name)}`, why, mend);
+  }
   refuseUnknown("option", options, Object.keys(KNOWN));
-  return options;
+  return options as Given;
 }
 
 /** Whether `containment` asks for no cgroup. */
 function treeOnly(given: Given): boolean {
-  const { containment } = given;
-  if (containment === undefined) return false;
-  if (typeof containment !== "object" || containment === null) {
-    throw wrong("containment", kind(containment), 'give an object such as { kill: "tree" }');
-  }
-  refuseUnknown("containment option", containment, ["kill"]);
-  const { kill: how } = containment as { kill?: unknown };
-  return oneOf("containment.kill", how, ["auto", "tree"]) === "tree";
-}
-
-function refuseUnknown(what: string, given: object, known: readonly string[]): void {
-  for (const name of Object.keys(given)) {
-    if (known.includes(name)) continue;
-    const meant = nearest(name, known);
-    throw typeError(
-      `Cannot use ${what} ${quote(name)}`,
-      "there is none of this name",
-      meant === null ? `the known ones are ${known.join(", ")}` : `did you mean ${quote(meant)}?`,
-    );
-  }
+  const mend = 'give an object such as { kill: "tree" }';
+  const asked = record(given, "containment", mend, ["kill"]);
+  return oneOf("containment.kill", asked?.kill, ["auto", "tree"]) === "tree";
 }
 
 function argumentsOf(args: unknown): readonly Uint8Array[] {
@@ -237,13 +378,9 @@ function argumentsOf(args: unknown): readonly Uint8Array[] {
   return Object.freeze(Array.from(args, argument));
 }
 
-/** A copy, so that what is checked here is what starts. */
 function argument(value: unknown, index: number): Uint8Array {
   const [doing, name] = ["pass the arguments", `argument ${index}`];
-  if (value instanceof Uint8Array) {
-    if (!value.includes(0)) return value.slice();
-    throw holdsNul(doing, name);
-  }
+  if (value instanceof Uint8Array) return checkedBytes(doing, name, value);
   checkText(doing, name, value, "give a string or a Uint8Array", "may be empty");
   return new TextEncoder().encode(value);
 }
@@ -259,35 +396,22 @@ function directory(given: Given): string | null {
   return text(given, "cwd") ?? text(given, "cd") ?? null;
 }
 
-function environment(env: unknown): Spec["env"] {
-  if (env === undefined) return [];
-  // A Map or an array has no own entries by name: it would be an empty environment without a word.
-  if (typeof env !== "object" || env === null || Symbol.iterator in env) {
-    throw wrong("env", kind(env), "give a plain object of names and values");
-  }
+function environment(given: Given): Spec["env"] {
+  const env = record(given, "env", "give a plain object of names and values", null) ?? {};
   return Object.freeze(Object.entries(env).map(([name, value]) => variable(name, value)));
 }
 
-function variable(name: string, value: unknown): readonly [string, string | null] {
+function variable(name: string, value: unknown): Spec["env"][number] {
   const doing = 'use option "env"';
   checkText(doing, `the name ${quote(name)}`, name, "give every variable a name");
   if (name.includes("=")) {
     throw typeError(`Cannot ${doing}`, `the name ${quote(name)} holds a "="`, "leave it out");
   }
   if (value === null) return [name, null];
-  checkText(
-    doing,
-    `the value of ${quote(name)}`,
-    value,
-    "give a string, or null to unset it",
-    "may be empty",
-  );
+  const what = `the value of ${quote(name)}`;
+  if (value instanceof Uint8Array) return [name, checkedBytes(doing, what, value)];
+  checkText(doing, what, value, "give a string, or null to unset it", "may be empty");
   return [name, value];
-}
-
-function stdioOf(given: Given): Spec["stdio"] {
-  const one = (name: "stdin" | "stdout" | "stderr") => choice(given, name, STDIO) ?? "piped";
-  return Object.freeze([one("stdin"), one("stdout"), one("stderr")] as const);
 }
 
 function abortSignal({ signal }: Given): AbortSignal | null {
@@ -305,109 +429,4 @@ function owner({ owner }: Given): object | null {
   if (owner === undefined) return null;
   if (typeof owner === "object" && owner !== null) return owner;
   throw wrong("owner", kind(owner), "give a Mailbox");
-}
-
-function text(given: Given, name: keyof OpenOptions, empty?: "may be empty"): string | undefined {
-  const value = given[name];
-  if (value === undefined) return undefined;
-  checkText(`use option ${quote(name)}`, "it", value, "give a string", empty);
-  return value;
-}
-
-/** What a C string can hold: no NUL, and no lone surrogate, which UTF-8 would silently replace. */
-function checkText(
-  doing: string,
-  name: string,
-  value: unknown,
-  mend: string,
-  empty?: "may be empty",
-): asserts value is string {
-  if (typeof value !== "string") {
-    throw typeError(`Cannot ${doing}`, `${name} is ${kind(value)}`, mend);
-  }
-  if (value === "" && empty === undefined) {
-    throw typeError(`Cannot ${doing}`, `${name} is empty`, mend);
-  }
-  if (value.includes("\0")) throw holdsNul(doing, name);
-  if (!value.isWellFormed()) {
-    throw typeError(
-      `Cannot ${doing}`,
-      `${name} holds half of a surrogate pair`,
-      "mend the string, it has no UTF-8 form",
-    );
-  }
-}
-
-function holdsNul(doing: string, name: string): TypeError {
-  return typeError(
-    `Cannot ${doing}`,
-    `${name} holds a NUL byte, which ends a string for the system`,
-    "leave it out",
-  );
-}
-
-function flag(given: Given, name: keyof OpenOptions): boolean {
-  const value = given[name];
-  if (value === undefined) return false;
-  if (typeof value === "boolean") return value;
-  throw wrong(name, kind(value), "give true or false");
-}
-
-function choice<T extends string>(
-  given: Given,
-  name: keyof OpenOptions,
-  choices: readonly T[],
-): T | undefined {
-  return oneOf(name, given[name], choices);
-}
-
-function oneOf<T extends string>(
-  name: string,
-  value: unknown,
-  choices: readonly T[],
-): T | undefined {
-  if (value === undefined) return undefined;
-  const found = choices.find((choice) => choice === value);
-  if (found !== undefined) return found;
-  const is = typeof value === "string" ? quote(value) : kind(value);
-  throw wrong(name, is, `give ${choices.map(quote).join(" or ")}`);
-}
-
-function delay(given: Given, name: keyof OpenOptions, least: number): number | undefined {
-  return whole(name, given[name], "milliseconds", least, LONGEST_MS);
-}
-
-function size(given: Given, name: keyof OpenOptions, least: number): number | undefined {
-  return whole(name, given[name], "bytes", least, Number.MAX_SAFE_INTEGER);
-}
-
-function whole(
-  name: string,
-  value: unknown,
-  unit: string,
-  least: number,
-  most: number,
-): number | undefined {
-  if (value === undefined) return undefined;
-  const range = most === Number.MAX_SAFE_INTEGER ? `${least} or more` : `${least} to ${most}`;
-  const mend = `give a whole number of ${unit}, ${range}`;
-  if (typeof value !== "number") throw wrong(name, kind(value), mend);
-  if (Number.isInteger(value) && value >= least && value <= most) return value;
-  const why = Number.isInteger(value)
-    ? `it is ${value}, ${value < least ? "less" : "more"} than allowed`
-    : `it is ${value}, not a whole number`;
-  throw rangeError(`Cannot use option ${quote(name)}`, why, mend);
-}
-
-function wrong(name: string, is: string, mend: string): TypeError {
-  return typeError(`Cannot use option ${quote(name)}`, `it is ${is}`, mend);
-}
-
-/** What `value` is, for a reader: `null`, `a number`, `an array`. */
-function kind(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (Array.isArray(value)) return "an array";
-  if (typeof value !== "object") return `a ${typeof value}`;
-  const name = Object.getPrototypeOf(value)?.constructor?.name;
-  return typeof name === "string" && name !== "Object" ? `a ${name}` : "an object";
 }

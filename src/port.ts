@@ -8,10 +8,12 @@
  */
 
 import type { Core } from "./core.ts";
-import { ClosedError, typeError } from "./errors.ts";
+import type { Given } from "./checks.ts";
+import { type PtySize, ptySize } from "./descriptors.ts";
+import { ClosedError, errnoName, errnoSentence, typeError } from "./errors.ts";
 import { Mailbox, type Message } from "./mailbox.ts";
 import { nativeCore } from "./native/load.ts";
-import { type OpenOptions, type Spec, validate } from "./options.ts";
+import { answered, type OpenOptions, type Spec, validate } from "./options.ts";
 import { Process } from "./process.ts";
 import {
   type Containment,
@@ -32,6 +34,14 @@ export interface CloseOptions {
 
 /** A message to a port, as the methods of the same names send it. */
 export type Request = { command: string | Uint8Array } | { connect: Mailbox } | "close";
+
+/** Both directions of one of the child's descriptors above 2. */
+export interface FdStreams {
+  /** What the child writes: a byte stream that reads only when asked. */
+  readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
+  /** What the child reads; closing it ends this direction alone. */
+  readonly writable: WritableStream<Uint8Array>;
+}
 
 /** Whom {@link Port.kill} signals. */
 export interface KillOptions {
@@ -67,6 +77,8 @@ export class Port {
   #stdin: WritableStream<Uint8Array> | null = null;
   #stdout: ReadableStream<Uint8Array<ArrayBuffer>> | null = null;
   #stderr: ReadableStream<Uint8Array<ArrayBuffer>> | null = null;
+  readonly #fds = new Map<number, FdStreams>();
+  #size: PtySize | null = null;
   #revoked = false;
 
   static {
@@ -134,14 +146,81 @@ export class Port {
   }
 
   #mustBePiped(number: 0 | 1 | 2): void {
-    const mode = this.#process.spec.stdio[number];
+    const { spec } = this.#process;
+    const mode = spec.stdio[number];
     if (mode === "piped") return;
     const name = ["stdin", "stdout", "stderr"][number];
-    throw typeError(
-      `Cannot use port.${name}`,
-      `it is "${mode}"`,
-      `open the port with ${name}: "piped"`,
-    );
+    const what = `Cannot use port.${name}`;
+    if (mode === "stdout") throw typeError(what, "it goes where stdout goes", "use port.stdout");
+    const is = typeof mode === "number" ? `descriptor ${mode} of this process` : `"${mode}"`;
+    throw typeError(what, `it is ${is}`, `open the port with ${name}: "piped"`);
+  }
+
+  /**
+   * The other end of one of the child's descriptors above 2, a socket: what
+   * the child writes there, and what it reads there. Each direction has its own end.
+   *
+   * ```ts
+   * import { open } from "@proton-stream/port";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using port = await open("sh", ["-c", "tr a-z A-Z <&3 >&3"], { fds: { 3: "piped" } });
+   * const { readable, writable } = port.fd(3);
+   * const writer = writable.getWriter();
+   * await writer.write(new TextEncoder().encode("hello"));
+   * await writer.close();
+   * assertEquals(await new Response(readable).text(), "HELLO");
+   * ```
+   *
+   * @throws {TypeError} where the port was not opened with this descriptor as `"piped"`.
+   */
+  fd(number: number): FdStreams {
+    const { fds, spec } = this.#process;
+    const found = fds.get(number);
+    if (found === undefined) {
+      throw typeError(
+        `Cannot use port.fd(${number})`,
+        "it is not piped",
+        `open the port with fds: { ${number}: "piped" }`,
+      );
+    }
+    const streams = this.#fds.get(number) ??
+      {
+        readable: found.output.stream(spec.highWaterMark),
+        writable: found.input.stream(),
+      };
+    this.#fds.set(number, streams);
+    return streams;
+  }
+
+  /**
+   * Gives the child's terminal another size; the programs on it are told by SIGWINCH.
+   *
+   * @param size characters, each 1 to 65,535; what is left out stays as it is.
+   * @throws {TypeError} where the port was opened without `pty`.
+   * @throws {ClosedError} where the terminal is gone.
+   */
+  // deno-lint-ignore require-await -- refusals are rejections
+  async resize(size: Partial<PtySize>): Promise<void> {
+    this.#mustOwn("resize");
+    const { core, handle, spec, subject } = this.#process;
+    const now = this.#size ?? spec.pty;
+    if (now === null) {
+      throw typeError("Cannot resize", "it has no terminal", "open the port with pty");
+    }
+    const next = ptySize(size as Given, "", now);
+    const result = core.resize(handle, next.cols, next.rows);
+    if (result < 0) {
+      throw new ClosedError({
+        what: `Cannot resize the terminal of ${subject}`,
+        why: errnoSentence(-result),
+        code: errnoName(-result),
+        mend: "look at port.status first",
+        op: "resize",
+        subject,
+      });
+    }
+    this.#size = next;
   }
 
   /**
@@ -164,10 +243,13 @@ export class Port {
     await this.#process.stdin.write(bytes);
   }
 
-  /** Half-close: the child reads the end of its stdin after what was written before; its output goes on. */
+  /**
+   * Half-close: the child reads the end of its stdin after what was written before; its output goes on. On a
+   * terminal this types Ctrl-D, which is an end at the beginning of a line.
+   */
   async closeStdin(): Promise<void> {
     this.#mustOwn("closeStdin");
-    await this.#process.stdin.end();
+    await this.#process.endStdin();
   }
 
   /**
@@ -444,10 +526,12 @@ export async function open(
   options: OpenOptions = {},
   core?: Core,
 ): Promise<Port> {
-  const spec = validate(command, args, options);
-  const owner = ownerOf(spec);
-  spec.signal?.throwIfAborted();
-  const process = new Process(core ?? nativeCore(), spec, owner ?? new Mailbox());
+  const asked = validate(command, args, options);
+  const owner = ownerOf(asked);
+  asked.signal?.throwIfAborted();
+  const native = core ?? nativeCore();
+  const spec = asked.question === null ? asked : await identified(native, asked);
+  const process = new Process(native, spec, owner ?? new Mailbox());
   const port = new Port(secret, process, process.mailbox, owner === null);
   process.sender = port;
   const aborted = watchAbort(process, spec.signal);
@@ -466,6 +550,20 @@ export async function open(
     throw disposed("open");
   }
   return port;
+}
+
+/** Once the user database has said who it is to be. It may take its time, and the owner may end meanwhile. */
+async function identified(core: Core, asked: Spec): Promise<Spec> {
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(asked.signal?.reason);
+  asked.signal?.addEventListener("abort", abort, { once: true });
+  try {
+    const answer = await Promise.race([core.lookup(asked), aborted.promise]);
+    ownerOf(asked);
+    return answered(asked, answer);
+  } finally {
+    asked.signal?.removeEventListener("abort", abort);
+  }
 }
 
 function ownerOf(spec: Spec): Mailbox | null {

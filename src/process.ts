@@ -8,24 +8,23 @@
  * @module
  */
 
-import type { Core, Handle, PortEvents, Report, Scope, StdioNumber } from "./core.ts";
-import {
-  ClosedError,
-  errnoName,
-  errnoSentence,
-  quote,
-  startError,
-  SurvivorsError,
-} from "./errors.ts";
+import type { Core, Handle, PortEvents, Report, Scope, StreamNumber } from "./core.ts";
+import { ClosedError, errnoName, errnoSentence, quote, SurvivorsError } from "./errors.ts";
 import type { Mailbox, Member } from "./mailbox.ts";
 import { Pump } from "./messages.ts";
 import type { Spec } from "./options.ts";
 import type { Port } from "./port.ts";
+import { startError } from "./start_errors.ts";
 import { type Cause, type ExitStatus, exitStatus } from "./status.ts";
 import { type Deferred, deferred, Input, Output, type Source } from "./streams.ts";
 
 /** How much longer than its grace a close may take where nobody says. */
 const PATIENCE_MS = 5_000;
+
+const NO_FDS: Process["fds"] = new Map();
+
+/** What a terminal's line discipline takes for the end of the input, at the beginning of a line (termios(3)). */
+const VEOF = Uint8Array.of(4);
 
 /** The life of one child. */
 export class Process implements PortEvents, Source, Member {
@@ -37,6 +36,11 @@ export class Process implements PortEvents, Source, Member {
   readonly stdin: Input;
   readonly stdout: Output;
   readonly stderr: Output;
+  /** The child's descriptors above 2 that are piped, by number. */
+  readonly fds: ReadonlyMap<number, { readonly output: Output; readonly input: Input }>;
+  /** All that it can be read from. */
+  readonly outputs: readonly Output[];
+  readonly #inputs: readonly Input[];
   /** Resolves when the program runs, rejects when it does not and nothing is left of it. */
   readonly running: Promise<void>;
   /** Resolves when the tree is gone. */
@@ -67,21 +71,37 @@ export class Process implements PortEvents, Source, Member {
     this.running = this.#running.promise;
     this.status = this.#status.promise;
     this.handle = core.spawn(spec, this);
-    const piped = (n: StdioNumber) => spec.stdio[n] === "piped";
+    const piped = (n: StreamNumber) => spec.stdio[n] === "piped";
     this.stdin = new Input(this, piped(0));
     this.stdout = new Output(this, 1, piped(1));
     this.stderr = new Output(this, 2, piped(2));
+    this.fds = this.#more(spec);
+    const more = [...this.fds.values()];
+    this.outputs = [this.stdout, this.stderr, ...more.map(({ output }) => output)];
+    this.#inputs = [this.stdin, ...more.map(({ input }) => input)];
     this.#pump = new Pump([this.stdout, this.stderr], spec.windowBytes, {
       deliver: (type, data, consumed) =>
         this.#mailbox.deliver({ port: this.sender, type, data }, consumed),
       blocked: () => this.#mailbox.review(),
     });
-    this.drained = Promise.all([this.stdout.ended, this.stderr.ended, this.status]).then(
-      ([a, b]) => ({ truncated: a || b || this.report.discarded }),
+    const ends = this.outputs.map((output) => output.ended);
+    this.drained = Promise.all([this.status, ...ends]).then(
+      ([, ...lost]) => ({ truncated: lost.includes(true) || this.report.discarded }),
     );
     this.drained.catch(() => {});
     this.#keepAlive();
-    for (const output of [this.stdout, this.stderr]) void output.ended.then(() => this.#settled());
+    for (const output of this.outputs) void output.ended.then(() => this.#settled());
+  }
+
+  /** The native side numbers them in pairs, in the order of the child's descriptors. */
+  #more(spec: Spec): Process["fds"] {
+    if (spec.fds.length === 0) return NO_FDS;
+    const piped = spec.fds.filter(([, source]) => source === "piped");
+    return new Map(piped.map(([fd], at) => {
+      const name = `fd(${fd})`;
+      const output = new Output(this, 3 + 2 * at, true, name);
+      return [fd, { output, input: new Input(this, true, 4 + 2 * at, name) }];
+    }));
   }
 
   get report(): Report {
@@ -115,22 +135,30 @@ export class Process implements PortEvents, Source, Member {
   done(report: Report): void {
     this.#report = report;
     this.#done = true;
-    this.stdin.abandon("the program has ended");
+    for (const input of this.#inputs) input.abandon("the program has ended");
     this.#status.resolve(exitStatus(report));
-    for (const output of [this.stdout, this.stderr]) output.onTreeGone();
+    for (const output of this.outputs) output.onTreeGone();
     this.#settled();
   }
 
-  ready(stream: StdioNumber): void {
+  ready(stream: StreamNumber): void {
     if (stream === 0) this.stdin.onReady();
     else if (stream === 1) this.stdout.onReady();
-    else this.stderr.onReady();
+    else if (stream === 2) this.stderr.onReady();
+    else this.#readyAbove(stream);
+  }
+
+  #readyAbove(stream: StreamNumber): void {
+    for (const { output, input } of this.fds.values()) {
+      if (output.number === stream) output.onReady();
+      if (input.number === stream) input.onReady();
+    }
   }
 
   /** Gives the handle up when nothing is left to read; lets the event loop end when nobody is reading. */
   #settled(): void {
     if (!this.#done || this.#over) return;
-    const open = [this.stdout, this.stderr].filter((output) => output.open);
+    const open = this.outputs.filter((output) => output.open);
     if (!open.some((output) => output.claimedBy !== null)) this.#letGo();
     if (open.some((output) => !output.dry)) return;
     this.#over = true;
@@ -205,8 +233,8 @@ export class Process implements PortEvents, Source, Member {
     this.#ending = true;
     if (!this.#over) this.core.close(this.handle, cause, grace, deadlineMs ?? grace + PATIENCE_MS);
     if (!first) return;
-    this.stdin.abandon("the port is closed");
-    for (const output of [this.stdout, this.stderr]) output.abandon();
+    for (const input of this.#inputs) input.abandon("the port is closed");
+    for (const output of this.outputs) output.abandon();
     this.#pump.stop();
   }
 
@@ -225,6 +253,12 @@ export class Process implements PortEvents, Source, Member {
       subject: this.subject,
       survivors,
     });
+  }
+
+  /** Half-close of its stdin; a terminal has two sides and one end, so there a sign says so. */
+  async endStdin(): Promise<void> {
+    if (this.spec.pty === null) return await this.stdin.end();
+    await this.stdin.write(VEOF);
   }
 
   close(graceMs?: number, deadlineMs?: number): Promise<void> {

@@ -9,7 +9,7 @@
  * @module
  */
 
-import type { Core, Handle, StdioNumber } from "./core.ts";
+import type { Core, Handle, StreamNumber } from "./core.ts";
 import { BrokenPipeError, ClosedError, errnoName, errnoSentence, typeError } from "./errors.ts";
 import { nextTurn, Share } from "./turns.ts";
 
@@ -19,7 +19,7 @@ const EPIPE = -32;
 /** What one read takes at most: larger ones are slower (docs/decisions/0006). */
 const CHUNK = 128 * 1024;
 
-const NAMES = ["stdin", "stdout", "stderr"] as const;
+const NAMES = ["stdin", "stdout", "stderr"];
 
 /** One port's native side, as its streams need it. */
 export interface Source {
@@ -62,7 +62,8 @@ export function scratch(): Uint8Array<ArrayBuffer> {
 
 /** One of the child's outputs. One consumer at a time reads it. */
 export class Output {
-  readonly number: 1 | 2;
+  readonly number: StreamNumber;
+  readonly name: string;
   /** Resolves, with whether bytes were lost, when the last byte was delivered. */
   readonly ended: Promise<boolean>;
   readonly #source: Source;
@@ -79,9 +80,15 @@ export class Output {
   #expired = false;
   readonly #share = new Share();
 
-  constructor(source: Source, number: 1 | 2, piped: boolean) {
+  constructor(
+    source: Source,
+    number: StreamNumber,
+    piped: boolean,
+    name: string = NAMES[number] ?? "",
+  ) {
     this.#source = source;
     this.number = number;
+    this.name = name;
     this.ended = this.#end.promise;
     if (!piped) this.#finish(false);
   }
@@ -112,7 +119,7 @@ export class Output {
   claim(by: string): void {
     if (this.#claimed !== null && this.#claimed !== by) {
       throw typeError(
-        `Cannot read ${NAMES[this.number]}`,
+        `Cannot read ${this.name}`,
         `it is being read by ${this.#claimed}`,
         "read each stream in one way only",
       );
@@ -275,7 +282,7 @@ export class Output {
 
   /** The byte stream over it: it claims at its first pull. */
   stream(highWaterMark: number): ReadableStream<Uint8Array<ArrayBuffer>> {
-    const by = `the stream port.${NAMES[this.number]}`;
+    const by = `the stream port.${this.name}`;
     return new ReadableStream({
       type: "bytes",
       pull: async (controller) => {
@@ -360,14 +367,18 @@ export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
 /** The child's stdin. Writes are done one after the other, whoever asks for them. */
 export class Input {
   readonly #source: Source;
+  readonly number: StreamNumber;
+  readonly name: string;
   #last: Promise<unknown> = Promise.resolve();
   #ready: Deferred<void> | null = null;
   /** Why nothing can be written any more. */
   #over: string | null = null;
   readonly #share = new Share();
 
-  constructor(source: Source, piped: boolean) {
+  constructor(source: Source, piped: boolean, number: StreamNumber = 0, name = "stdin") {
     this.#source = source;
+    this.number = number;
+    this.name = name;
     if (!piped) this.#over = "it is not a pipe";
   }
 
@@ -382,7 +393,9 @@ export class Input {
     let rest = bytes;
     while (rest.length > 0) {
       if (this.#over !== null) throw this.#closed(this.#over, rest);
-      const took = this.#share.spent ? EAGAIN : this.#source.core.write(this.#source.handle, rest);
+      const took = this.#share.spent
+        ? EAGAIN
+        : this.#source.core.write(this.#source.handle, this.number, rest);
       if (took === EPIPE) throw this.#broken(rest);
       if (took < 0 && took !== EAGAIN) {
         throw new Error(`write: ${errnoSentence(-took)} (${errnoName(-took)})`);
@@ -399,13 +412,13 @@ export class Input {
     this.#share.pause();
     this.#ready ??= deferred();
     const { promise } = this.#ready;
-    this.#source.core.arm(this.#source.handle, 0);
+    this.#source.core.arm(this.#source.handle, this.number);
     await promise;
   }
 
   #closed(why: string, unsent: Uint8Array): ClosedError {
     const { subject } = this.#source;
-    const what = `Cannot write to stdin of ${subject}`;
+    const what = `Cannot write to ${this.name} of ${subject}`;
     return new ClosedError({
       what,
       why,
@@ -421,7 +434,7 @@ export class Input {
     if (this.#over !== null) return this.#closed(this.#over, unsent);
     const { subject } = this.#source;
     return new BrokenPipeError({
-      what: `Cannot write to stdin of ${subject}`,
+      what: `Cannot write to ${this.name} of ${subject}`,
       why: "nobody reads it any more",
       code: "EPIPE",
       mend: "look at its output for the reason",
@@ -440,7 +453,7 @@ export class Input {
   /** No more from now on; whoever waits is told with what was not sent. */
   abandon(why: string): void {
     this.#over ??= why;
-    this.#source.core.shut(this.#source.handle, 0);
+    this.#source.core.shut(this.#source.handle, this.number);
     this.onReady();
   }
 
@@ -473,6 +486,3 @@ export class Input {
     });
   }
 }
-
-/** A stream's number, for those that route events. */
-export type { StdioNumber };

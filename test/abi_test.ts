@@ -7,14 +7,17 @@ import { NativeError, type Survivor } from "../src/errors.ts";
 import {
   ABI,
   causeNumber,
+  decodeAnswer,
   decodeReport,
   decodeStage,
+  decodeTooMuch,
   eachEvent,
+  encodeQuestion,
   encodeSpec,
   scopeNumber,
   STAGES,
 } from "../src/native/abi.ts";
-import { type OpenOptions, validate } from "../src/options.ts";
+import { type OpenOptions, type Spec, validate } from "../src/options.ts";
 import type { Cause, Guards, Lack } from "../src/status.ts";
 import { type Below, random } from "./random.ts";
 
@@ -268,13 +271,13 @@ Deno.test("abi: any list of events is refused, or told in order and whole", () =
   const [below, tally] = [random(0xe7e), { taken: 0, refused: 0 }];
   for (let round = 0; round < 5_000; round++) {
     const bytes = Uint8Array.from({ length: 8 * below(6) + below(2) * below(8) }, (_, at) => {
-      return at % 8 < 4 ? below(256) : at % 8 === 4 ? below(below(8) === 0 ? 256 : 64) : 0;
+      return at % 8 < 7 ? below(256) : below(below(8) === 0 ? 256 : 128);
     });
     const count = below(7);
     judge(tally, bytes, () => {
       const seen: number[] = [];
       eachEvent(bytes, count, (port, bits) => {
-        assertEquals(bits >= 0 && bits < 64, true);
+        assertEquals(bits >= 0 && bits < 2 ** 31, true);
         seen.push(port, bits);
       });
       const view = new DataView(bytes.buffer);
@@ -290,19 +293,19 @@ Deno.test("abi: any list of events is refused, or told in order and whole", () =
 Deno.test("abi: events come in their order, and only as many as were counted", () => {
   const bytes = new Uint8Array(8 * 3);
   const view = new DataView(bytes.buffer);
-  [0x7fff0001, 1, 2, 63, 3, 0xffff].forEach((n, i) => view.setUint32(4 * i, n, true));
+  [0x7fff0001, 1, 2, 0x7fffffff, 3, 0x80000001].forEach((n, i) => view.setUint32(4 * i, n, true));
   const seen: [number, number][] = [];
   eachEvent(bytes, 2, (port, bits) => seen.push([port, bits]));
-  assertEquals(seen, [[0x7fff0001, 1], [2, 63]]);
-  assertThrows(() => eachEvent(bytes, 3, () => {}), NativeError, "bits 65535");
+  assertEquals(seen, [[0x7fff0001, 1], [2, 0x7fffffff]]);
+  assertThrows(() => eachEvent(bytes, 3, () => {}), NativeError, "bits 2147483649");
   assertThrows(() => eachEvent(bytes, 4, () => {}), NativeError, "4 entries long in 24 bytes");
 });
 
 Deno.test("abi: stages by number, an unknown one is refused", () => {
-  assertEquals(STAGES.length, 22);
+  assertEquals(STAGES.length, 30);
   STAGES.forEach((stage, i) => assertEquals(decodeStage(new Uint8Array([i, 0, 0, 0])), stage));
   assertEquals([STAGES[0], STAGES[5], STAGES[19]], ["spec", "program", "exec"]);
-  assertThrows(() => decodeStage(new Uint8Array([22, 0, 0, 0])), NativeError);
+  assertThrows(() => decodeStage(new Uint8Array([30, 0, 0, 0])), NativeError);
   assertThrows(() => decodeStage(new Uint8Array(3)), NativeError);
 });
 
@@ -330,6 +333,10 @@ class Reader {
     return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true);
   }
 
+  u64(): bigint {
+    return BigInt(this.u32()) | BigInt(this.u32()) << 32n;
+  }
+
   raw(length: number): Uint8Array {
     if (this.#at + length > this.#bytes.length) throw new Error("the record ends early");
     this.#at += length;
@@ -353,20 +360,44 @@ class Reader {
   }
 }
 
+/** In the order of the bits, each where its own is set. */
+function readAttributes(r: Reader) {
+  const mask = r.u32();
+  const on = <T>(bit: number, read: () => T) => (mask & bit) === 0 ? {} : read();
+  const u32 = (name: string) => () => ({ [name]: r.u32() });
+  return {
+    ...on(1, () => ({ noNewPrivs: true })),
+    ...on(2, u32("umask")),
+    ...on(4, () => ({ nice: r.u32() | 0 })),
+    ...on(8, () => ({ oomScoreAdj: r.u32() | 0 })),
+    ...on(16, () => ({ bounding: r.u64() })),
+    ...on(32, () => ({ ambient: r.u64() })),
+    ...on(64, u32("uid")),
+    ...on(128, u32("gid")),
+    ...on(256, () => ({ implied: r.u32(), groups: r.list(() => r.u32()) })),
+    ...on(512, () => ({ rlimits: r.list(() => [r.u32(), r.u32(), r.u64(), r.u64()]) })),
+    ...on(1024, () => ({ fds: r.list(() => [r.u32(), r.u32(), r.u32()]) })),
+    ...on(2048, () => ({ pty: [r.u32(), r.u32()] })),
+  };
+}
+
 function readSpec(bytes: Uint8Array) {
   const r = new Reader(bytes);
   const [abi, flags] = [r.u32(), r.u32()];
+  const [times, stdio] = [[r.u32(), r.u32(), r.u32()], [r.u8(), r.u8(), r.u8(), r.u8()]];
   const spec = {
     abi,
     flags,
-    times: [r.u32(), r.u32(), r.u32()],
-    stdio: [r.u8(), r.u8(), r.u8(), r.u8()],
+    times,
+    stdio,
+    descriptors: stdio.filter((kind) => kind === 3).map(() => r.u32()),
     command: r.text(),
     arg0: r.text(),
     cwd: r.text(),
     args: r.list(() => r.blob()),
     env: r.list(() => [r.text(), r.u32(), r.text()]),
     view: (flags & 4) !== 0 ? r.list(() => [r.text(), r.text()]) : null,
+    asked: readAttributes(r),
   };
   assertEquals(r.atEnd(), true);
   return spec;
@@ -378,12 +409,14 @@ Deno.test("abi: a spec with nothing but a command", () => {
     flags: 0,
     times: [500, 500, 0xffffffff],
     stdio: [0, 0, 0, 0],
+    descriptors: [],
     command: "cat",
     arg0: "cat",
     cwd: "",
     args: [],
     env: [],
     view: null,
+    asked: {},
   });
 });
 
@@ -404,13 +437,125 @@ Deno.test("abi: a spec with everything", () => {
     flags: 2 | 4,
     times: [1, 2, 3],
     stdio: [1, 2, 0, 0],
+    descriptors: [],
     command: "ünï",
     arg0: "name",
     cwd: "/tmp",
     args: [new Uint8Array([0x2d, 0x61]), new Uint8Array([0xff, 0xfe])],
     env: [["A", 1, "1"], ["GONE", 0, ""], ["EMPTY", 1, ""]],
     view: [["HOME", "/root"]],
+    asked: {},
   });
+});
+
+Deno.test("abi: a spec with everything that is not inherited", () => {
+  const spec = validate("cat", [], {
+    stdin: 7,
+    stdout: 8,
+    stderrToStdout: true,
+    closeScope: "group",
+    env: { BYTES: new Uint8Array([0xff]) },
+    noNewPrivs: true,
+    umask: 0o27,
+    nice: -5,
+    oomScoreAdj: -17,
+    capabilities: { bounding: ["CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"], ambient: [] },
+    uid: 4_294_967_294,
+    gid: 100,
+    groups: [7, 5],
+    rlimits: { nofile: { soft: 3 }, cpu: { hard: "unlimited" }, core: 0 },
+    fds: { 9: 1, 4: "piped" },
+  });
+  const { bytes, flags, stdio, descriptors, asked } = readSpecWithBytes(spec);
+  assertEquals([bytes, flags, stdio, descriptors], [1, 32, [3, 3, 4, 0], [7, 8]]);
+  assertEquals(asked, {
+    noNewPrivs: true,
+    umask: 0o27,
+    nice: -5,
+    oomScoreAdj: -17,
+    bounding: 1n | 1n << 40n,
+    ambient: 0n,
+    uid: 4_294_967_294,
+    gid: 100,
+    implied: 0,
+    groups: [7, 5],
+    rlimits: [[0, 2, 0n, 2n ** 64n - 1n], [4, 3, 0n, 0n], [7, 1, 3n, 0n]],
+    fds: [[4, 0, 0], [9, 1, 1]],
+  });
+  const pty = readSpec(encodeSpec(validate("cat", [], { pty: { cols: 7 }, closeScope: "child" })));
+  assertEquals([pty.flags, pty.stdio], [16, [0, 0, 4, 0]]);
+  assertEquals([pty.asked, pty.env], [{ pty: [7, 24] }, [["TERM", 1, "xterm-256color"]]]);
+});
+
+/** As {@link readSpec}, of one with a variable of bytes: they are no text to read. */
+function readSpecWithBytes(spec: Spec) {
+  const at = spec.env.findIndex(([, value]) => value instanceof Uint8Array);
+  const text = spec.env.map(([name, value], i) => [name, i === at ? "y" : value] as const);
+  const [bytes, plain] = [encodeSpec(spec), encodeSpec({ ...spec, env: text })];
+  const differ = bytes.filter((byte, i) => byte !== plain[i]);
+  assertEquals(differ, new Uint8Array([0xff]));
+  return { bytes: differ.length, ...readSpec(plain) };
+}
+
+// Questions to the user database, and its answers
+
+function numbers(...all: (number | string)[]): Uint8Array {
+  const parts = all.map((one) => {
+    const body = typeof one === "string" ? new TextEncoder().encode(one) : new Uint8Array();
+    const part = new Uint8Array(4 + body.length);
+    new DataView(part.buffer).setUint32(0, typeof one === "string" ? body.length : one, true);
+    part.set(body, 4);
+    return [...part];
+  });
+  return Uint8Array.from(parts.flat());
+}
+
+Deno.test("abi: a question names users and groups, or gives their numbers", () => {
+  assertEquals(
+    encodeQuestion({ user: "ünï", group: 7, groups: ["a", "bc"] }),
+    numbers(ABI, 1, "ünï", 2, 7, 2, "a", "bc"),
+  );
+  assertEquals(encodeQuestion({ user: 5, group: null, groups: [] }), numbers(ABI, 2, 5, 0, 0));
+});
+
+Deno.test("abi: answers come back as they were written; anything else is refused", () => {
+  const known = numbers(1, 1, 1000, 100, "ünï", "/home/ü", 2, 100, 27, 1, 55, 1, 7);
+  assertEquals(decodeAnswer(known), {
+    user: { uid: 1000, gid: 100, name: "ünï", home: "/home/ü", groups: [100, 27] },
+    group: 55,
+    groups: [7],
+  });
+  assertEquals(decodeAnswer(numbers(1, 0, 0, 0, 0)), { user: null, group: null, groups: [] });
+  const unknown = numbers(0, 2, 3, 2);
+  assertEquals(decodeAnswer(unknown), { unknown: { what: "groups", at: 3 }, errno: 2 });
+  for (const record of [known, unknown]) {
+    for (let length = 0; length < record.length; length++) {
+      assertThrows(() => decodeAnswer(record.subarray(0, length)), NativeError);
+    }
+    assertThrows(() => decodeAnswer(Uint8Array.from([...record, 0])), NativeError);
+  }
+  for (const wrong of [numbers(2), numbers(1, 2), numbers(0, 3, 0, 0), numbers(1, 0, 2, 0, 0)]) {
+    assertThrows(() => decodeAnswer(wrong), NativeError);
+  }
+  const [below, tally] = [random(0xa115), { taken: 0, refused: 0 }];
+  for (const bytes of [...damaged(known, below), ...damaged(unknown, below)]) {
+    judge(tally, bytes, decodeAnswer);
+  }
+  assertTold(tally);
+});
+
+Deno.test("abi: what is too long is told with both figures", () => {
+  const out = new Uint8Array(32);
+  const view = new DataView(out.buffer);
+  view.setUint32(4, 2, true);
+  view.setUint32(8, 3, true);
+  view.setFloat64(12, 200_001, true);
+  view.setFloat64(20, 131_072, true);
+  const expected = { what: "variable", at: 3, bytes: 200_001, most: 131_072 };
+  assertEquals(decodeTooMuch(out) as unknown, expected);
+  view.setUint32(4, 3, true);
+  assertThrows(() => decodeTooMuch(out), NativeError);
+  assertEquals(decodeTooMuch(new Uint8Array(27)), null);
 });
 
 Deno.test("abi: an empty environment needs no view, a view's value ends where the system's does", () => {

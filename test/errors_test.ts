@@ -16,12 +16,12 @@ import {
   ProtonError,
   rangeError,
   SpawnError,
-  startError,
   SurvivorsError,
   typeError,
   WindowFullError,
 } from "../src/errors.ts";
 import { STAGES } from "../src/native/abi.ts";
+import { startError } from "../src/start_errors.ts";
 
 /** `what: why (CODE): mend`, with something in every place. */
 const GRAMMAR = /^.+: .+ \([A-Z0-9]+\): .+$/;

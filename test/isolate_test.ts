@@ -3,14 +3,15 @@
 
 // The isolate over a door of our own: which call goes down, and what comes up in which order.
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import type { PortEvents } from "../src/core.ts";
 import { NativeError, PANIC, PermissionError, SpawnError } from "../src/errors.ts";
 import { type Door, EVENT, type Host } from "../src/native/abi.ts";
 import { Isolate } from "../src/native/isolate.ts";
 import { validate } from "../src/options.ts";
 
-const ALL = Object.values(EVENT).reduce((bits, bit) => bits | bit, 0);
+/** Everything that can happen to a port. */
+const ALL = Object.values(EVENT).reduce((bits, bit) => bits | bit, 0) & ~EVENT.answered;
 
 /** A native side that answers what the test tells it to. */
 class FakeDoor implements Door {
@@ -25,6 +26,7 @@ class FakeDoor implements Door {
   /** What the calls below answer. */
   result: Partial<Record<keyof Door, number>> = {};
   stage = 0;
+  answer: Uint8Array = new Uint8Array();
   #handles = 0;
 
   ps_abi_version = () => 1;
@@ -47,7 +49,13 @@ class FakeDoor implements Door {
   };
   ps_report = (_env: number, _port: number, _out: Uint8Array) => this.result.ps_report ?? 80;
   ps_read = () => this.result.ps_read ?? 0;
-  ps_write = (_env: number, _port: number, bytes: Uint8Array) => {
+  ps_user = (_env: number, _question: Uint8Array) => this.result.ps_user ?? 5;
+  ps_answer = (_env: number, _ticket: number, out: Uint8Array) => {
+    out.set(this.answer);
+    return this.answer.length;
+  };
+  ps_resize = () => this.result.ps_resize ?? 0;
+  ps_write = (_env: number, _port: number, _stream: number, bytes: Uint8Array) => {
     assert(bytes.length > 0, "an empty buffer crossed the boundary");
     return this.result.ps_write ?? bytes.length;
   };
@@ -107,7 +115,7 @@ Deno.test("isolate: events that came together are told in the order of a port's 
   const answered = core.signal(port, 15, "child").then((result) => told.push(`signal ${result}`));
   door.ring = [[port, ALL]];
   door.wake();
-  assertEquals(told, ["started", "ready 0", "ready 1", "ready 2", "done"]);
+  assertEquals(told, ["started", "ready 0", "ready 1", "ready 2", "ready 3", "done"]);
   await answered;
   assertEquals(told.at(-1), "signal 0");
 });
@@ -143,7 +151,7 @@ Deno.test("isolate: a listener that throws disturbs neither its own port nor oth
 Deno.test("isolate: a broken batch is told as uncaught and never thrown at the native caller", async () => {
   const door = new FakeDoor();
   isolateOver(door);
-  door.ring = [[1, 1 << 20]];
+  door.ring = [[1, 2 ** 31]];
   const [error] = await uncaught(() => door.wake());
   assert(error instanceof NativeError);
 });
@@ -240,12 +248,12 @@ Deno.test("isolate: bytes and errnos pass as they are, a panic does not", () => 
   const door = new FakeDoor();
   const core = isolateOver(door);
   const bytes = new Uint8Array(4);
-  assertEquals([core.write(1, new Uint8Array()), core.write(1, bytes)], [0, 4]);
+  assertEquals([core.write(1, 0, new Uint8Array()), core.write(1, 0, bytes)], [0, 4]);
   door.result = { ps_read: -11, ps_write: -32 };
-  assertEquals([core.read(1, 1, bytes), core.write(1, bytes)], [-11, -32]);
+  assertEquals([core.read(1, 1, bytes), core.write(1, 0, bytes)], [-11, -32]);
   door.result = { ps_read: -PANIC, ps_write: -PANIC };
   assertThrows(() => core.read(1, 1, bytes), NativeError, "EPANIC");
-  assertThrows(() => core.write(1, bytes), NativeError, "EPANIC");
+  assertThrows(() => core.write(1, 0, bytes), NativeError, "EPANIC");
 });
 
 Deno.test("isolate: what ends a thing is silent on one that is gone, what uses it is not", () => {
@@ -260,4 +268,45 @@ Deno.test("isolate: what ends a thing is silent on one that is gone, what uses i
   assertThrows(() => core.shut(1, 0), NativeError, "EINVAL");
   assertThrows(() => core.close(1, "close", 0, 0), NativeError, "EINVAL");
   assertThrows(() => core.reset(), NativeError, "EINVAL");
+});
+
+Deno.test("isolate: whoever asks the user database waits for its answer, and keeps the loop alive", async () => {
+  const door = new FakeDoor();
+  const core = isolateOver(door);
+  const spec = validate("true", [], { uid: "alice" });
+  const asked = core.lookup(spec);
+  door.answer = Uint8Array.from([1, 1, 5, 7, 0, 0, 0, 0, 0, 0].flatMap((n) => [n, 0, 0, 0]));
+  door.ring = [[5, 0x40000000]];
+  door.wake();
+  const user = { uid: 5, gid: 7, name: "", home: "", groups: [] };
+  assertEquals(await asked, { user, group: null, groups: [] });
+  assertEquals(door.refs, [0, 1, 0]);
+});
+
+Deno.test("isolate: a user that nobody knows is a SpawnError that names it", async () => {
+  const door = new FakeDoor();
+  const core = isolateOver(door);
+  const asked = core.lookup(validate("true", [], { uid: "alice", groups: [5, "wheel", "staff"] }));
+  door.answer = Uint8Array.from([0, 2, 1, 2].flatMap((n) => [n, 0, 0, 0]));
+  door.ring = [[5, 0x40000000]];
+  door.wake();
+  const error = await assertRejects(() => asked, SpawnError);
+  assertEquals(
+    error.message,
+    'Cannot start "true" as group "staff": there is none of this name (ENOENT): ' +
+      "give one that there is, or a number",
+  );
+  door.result = { ps_user: -11 };
+  const refused = () => core.lookup(validate("true", [], { uid: "alice" }));
+  assertEquals((await assertRejects(refused, SpawnError)).code, "EAGAIN");
+});
+
+Deno.test("isolate: streams above the first three are told by their numbers", () => {
+  const door = new FakeDoor();
+  const core = isolateOver(door);
+  const told: string[] = [];
+  const port = core.spawn(SPEC, recorder(told));
+  door.ring = [[port, 8 | 64 | 1 << 29]];
+  door.wake();
+  assertEquals(told, ["ready 1", "ready 3", "ready 26"]);
 });

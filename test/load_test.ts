@@ -92,9 +92,9 @@ Deno.test(
   "load: another ABI number, or none",
   inDirectory((directory) => {
     const other = compile(directory, "unsigned ps_abi_version(void) { return 999; }");
-    refused(other, "EABI", "its ABI number is 999, this code needs 2");
+    refused(other, "EABI", "its ABI number is 999, this code needs 3");
     const none = compile(directory, "int nothing;");
-    refused(none, "EABI", "it has no ABI number, this code needs 2");
+    refused(none, "EABI", "it has no ABI number, this code needs 3");
   }),
 );
 

@@ -2,7 +2,8 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
-import { type OpenOptions, validate } from "../src/options.ts";
+import { answered, type OpenOptions, validate } from "../src/options.ts";
+import type { Answer } from "../src/privileges.ts";
 
 /** What a caller without types may hand in. */
 const loose = validate as (command?: unknown, args?: unknown, options?: unknown) => unknown;
@@ -27,6 +28,12 @@ Deno.test("options: the defaults", () => {
     env: [],
     clearEnv: false,
     stdio: ["piped", "piped", "piped"],
+    fds: [],
+    pty: null,
+    closeScope: "tree",
+    privileges: null,
+    question: null,
+    identity: { uid: null, gid: null, groups: null },
     graceMs: 500,
     flushMs: 500,
     killOnOwnerDeath: false,
@@ -64,6 +71,7 @@ Deno.test("options: what is given arrives", () => {
     maxOutputBytes: 0,
     maxLineBytes: 1,
     containment: { kill: "tree" },
+    closeScope: "child",
     parallelism: true,
   });
   assertEquals(spec, {
@@ -74,6 +82,12 @@ Deno.test("options: what is given arrives", () => {
     env: [["A", "1"], ["B", null], ["C", ""]],
     clearEnv: true,
     stdio: ["null", "piped", "inherit"],
+    fds: [],
+    pty: null,
+    closeScope: "child",
+    privileges: null,
+    question: null,
+    identity: { uid: null, gid: null, groups: null },
     graceMs: 0,
     flushMs: 2 ** 31 - 1,
     killOnOwnerDeath: true,
@@ -139,7 +153,6 @@ Deno.test("options: an unknown option is named, with the one that was meant", ()
   typeRefused({ stdio_window: 100 }, /option "stdio_window": .*: did you mean "stdioWindow"\?$/);
   typeRefused({ cmd: "x" }, /option "cmd": .*: did you mean "cwd"\?$/);
   typeRefused({ zzzzzzzzzzz: 1 }, /option "zzzzzzzzzzz": .*: the known ones are cwd, cd, env, /);
-  typeRefused({ uid: 0 }, /option "uid"/);
   typeRefused({ containment: { kil: "tree" } }, /containment option "kil": .* "kill"\?$/);
 });
 
@@ -161,6 +174,7 @@ Deno.test("options: env is a plain object of names and values", () => {
   typeRefused({ env: { A: 5 } }, /the value of "A" is a number: give a string, or null/);
   typeRefused({ env: { A: undefined } }, /the value of "A" is undefined/);
   typeRefused({ env: { A: "\0" } }, /the value of "A" holds a NUL byte/);
+  typeRefused({ env: { A: new Uint8Array([1, 0]) } }, /the value of "A" holds a NUL byte/);
   typeRefused({ env: { A: "\ud800" } }, /the value of "A" holds half/);
   typeRefused({ env: { "": "1" } }, /the name "" is empty/);
   typeRefused({ env: { "A=B": "1" } }, /the name "A=B" holds a "="/);
@@ -197,8 +211,14 @@ Deno.test("options: sizes are whole bytes from their least on", () => {
 
 Deno.test("options: choices name what may be chosen", () => {
   for (const name of ["stdin", "stdout", "stderr"]) {
-    const mend = new RegExp(`option "${name}": .*: give "piped" or "inherit" or "null"$`);
-    for (const value of ["pipe", null, 1]) typeRefused({ [name]: value }, mend);
+    const mend = new RegExp(`option "${name}": .*: give "piped" or "inherit" or "null" or the num`);
+    for (const value of ["pipe", null, true]) typeRefused({ [name]: value }, mend);
+    for (const value of [-1, 1.5, 2 ** 31]) {
+      rangeRefused(
+        { [name]: value },
+        new RegExp(`option "${name}": .*: give a whole number, 0 to`),
+      );
+    }
   }
   for (const value of ["KILL", false]) {
     typeRefused({ onOwnerDeath: value }, /"onOwnerDeath": .*: give "graceful" or "kill"$/);
@@ -222,4 +242,209 @@ Deno.test("options: signal is an AbortSignal, owner an object", () => {
     typeRefused({ signal: value }, /option "signal": it is .*: give the signal of an AbortContr/);
   }
   for (const value of [null, 5, "me"]) typeRefused({ owner: value }, /option "owner": .* Mailbox$/);
+});
+
+Deno.test("options: what other launchers offer is named with what to use here", () => {
+  for (const name of ["detached", "detach", "daemon"]) {
+    typeRefused(
+      { [name]: true },
+      /"detach|daemon.*": nothing .* outlives its owner: .*systemd-run/,
+    );
+  }
+  typeRefused({ chroot: "/srv" }, /option "chroot": .*: start the program under "bwrap"/);
+  typeRefused({ shell: true }, /option "shell": .*: start one: open\("sh"/);
+  typeRefused({ stdio: "pipe" }, /option "stdio": .*: give stdin, stdout, stderr and fds$/);
+  typeRefused({ timeout: 5 }, /option "timeout": .*: give timeoutMs$/);
+  // Not even one that is false: it would read as if it could be true.
+  typeRefused({ detached: false }, /option "detached"/);
+});
+
+Deno.test("options: stderrToStdout and captureStderrOnly say where the outputs go", () => {
+  const stdio = (options: OpenOptions) => validate("true", [], options).stdio;
+  assertEquals(stdio({ stderrToStdout: true }), ["piped", "piped", "stdout"]);
+  assertEquals(stdio({ stderrToStdout: true, stdout: "null" }), ["piped", "null", "stdout"]);
+  assertEquals(stdio({ captureStderrOnly: true }), ["piped", "null", "piped"]);
+  assertEquals(stdio({ captureStderrOnly: true, stderr: "piped" }), ["piped", "null", "piped"]);
+  assertEquals(stdio({ stdin: 0, stdout: 9, stderr: "null" }), [0, 9, "null"]);
+  typeRefused({ stderrToStdout: true, stderr: "null" }, /"stderrToStdout": "stderr" is given too/);
+  typeRefused({ captureStderrOnly: true, stdout: "piped" }, /"captureStderrOnly": "stdout" is/);
+  typeRefused({ captureStderrOnly: true, stderr: "null" }, /"captureStderrOnly": "stderr" is/);
+  typeRefused(
+    { captureStderrOnly: true, stderrToStdout: true },
+    /"captureStderrOnly": "stderrToStdout" is given too/,
+  );
+});
+
+Deno.test("options: fds are numbers above 2 and what is behind them", () => {
+  const { fds } = validate("true", [], { fds: { 20: 1, 3: "piped", 1048575: 0 } });
+  assertEquals(fds, [[3, "piped"], [20, 1], [1048575, 0]]);
+  for (const number of ["0", "2", "-1", "3.5", "03", "x", "", "1048576", "1e1"]) {
+    typeRefused({ fds: { [number]: "piped" } }, /option "fds": ".*" is not the number of a descr/);
+  }
+  typeRefused({ fds: [1] }, /option "fds": it is an array/);
+  typeRefused({ fds: { 3: "pipe" } }, /option "fds\[3\]": it is "pipe": give "piped" or the num/);
+  typeRefused({ fds: { 3: null } }, /option "fds\[3\]": it is null/);
+  rangeRefused({ fds: { 3: -1 } }, /option "fds\[3\]": it is -1/);
+  const many = Object.fromEntries(Array.from({ length: 13 }, (_, i) => [i + 3, "piped"]));
+  typeRefused({ fds: many }, /option "fds": it holds 13 descriptors, more than the 12/);
+});
+
+Deno.test("options: a terminal has a size and a kind, and is all three streams", () => {
+  const spec = validate("vi", [], { pty: {} });
+  assertEquals([spec.pty, spec.env], [
+    { cols: 80, rows: 24, term: "xterm-256color" },
+    [["TERM", "xterm-256color"]],
+  ]);
+  assertEquals(validate("vi", [], { pty: { term: "vt100" }, env: { TERM: null } }).env, [
+    ["TERM", null],
+  ]);
+  for (const name of ["cols", "rows"]) {
+    for (const value of [0, 65_536, 1.5]) {
+      rangeRefused(
+        { pty: { [name]: value } },
+        new RegExp(`option "pty.${name}": .*: .*characters`),
+      );
+    }
+    typeRefused({ pty: { [name]: "80" } }, new RegExp(`option "pty.${name}": it is a string`));
+  }
+  typeRefused({ pty: true }, /option "pty": it is a boolean/);
+  typeRefused({ pty: { columns: 80 } }, /pty option "columns"/);
+  typeRefused({ pty: { term: "" } }, /option "pty.term": it is empty/);
+  for (const name of ["stdin", "stdout", "stderr"]) {
+    typeRefused({ pty: {}, [name]: "piped" }, new RegExp(`option "${name}": "pty" is given too`));
+  }
+});
+
+Deno.test("options: users and groups are names or numbers, and never root's", () => {
+  for (const name of ["uid", "gid"]) {
+    const about = new RegExp(`option "${name}": `);
+    rangeRefused({ [name]: 0 }, new RegExp(`option "${name}": it is root's: leave it out`));
+    for (const value of [-1, 1.5, 2 ** 32 - 1, NaN]) rangeRefused({ [name]: value }, about);
+    for (const value of ["", null, true, {}, "a\0b", 5n]) typeRefused({ [name]: value }, about);
+  }
+  typeRefused({ groups: "wheel" }, /option "groups": it is a string/);
+  typeRefused({ groups: [null] }, /option "groups\[0\]": it is null/);
+  typeRefused({ groups: new Array(1) }, /option "groups\[0\]": it is undefined/);
+  rangeRefused({ groups: [5, 0] }, /option "groups\[1\]": it is root's/);
+  rangeRefused({ groups: new Array(65_537).fill(7) }, /"groups": it holds 65537, more than/);
+});
+
+Deno.test("options: names are asked for, numbers are taken as they are", () => {
+  const asked = (options: OpenOptions) => validate("id", [], options).question;
+  assertEquals(asked({ uid: 5, gid: 7 }), null);
+  assertEquals(asked({ gid: 7, groups: [] }), null);
+  // Somebody's group must be had: by number it is in the database.
+  assertEquals(asked({ uid: 5 }), { user: 5, group: null, groups: [] });
+  assertEquals(asked({ uid: "a", gid: 7 }), { user: "a", group: 7, groups: [] });
+  assertEquals(asked({ uid: 5, gid: "g", groups: [1, "x"] }), {
+    user: null,
+    group: "g",
+    groups: ["x"],
+  });
+});
+
+Deno.test("options: an answer fills in ids, groups and the variables of a user by name", () => {
+  const user = { uid: 1000, gid: 100, name: "alice", home: "/home/alice", groups: [100, 27] };
+  const filled = (options: OpenOptions, answer: Partial<Answer>) => {
+    const spec = validate("id", [], options);
+    const { privileges, env, question } = answered(spec, {
+      user: null,
+      group: null,
+      groups: [],
+      ...answer,
+    });
+    const { uid, gid, groups } = privileges ?? { uid: null, gid: null, groups: null };
+    assertEquals(question, null);
+    return { uid, gid, groups, env };
+  };
+  assertEquals(filled({ uid: "alice", env: { USER: "me", HOME: null } }, { user }), {
+    uid: 1000,
+    gid: 100,
+    groups: { implied: true, ids: [100, 27] },
+    env: [["USER", "me"], ["HOME", null], ["LOGNAME", "alice"]],
+  });
+  assertEquals(filled({ uid: 1000 }, { user }), { uid: 1000, gid: 100, groups: null, env: [] });
+  assertEquals(
+    filled({ uid: "alice", gid: "staff", groups: ["x", 5] }, { user, group: 50, groups: [9] }),
+    {
+      uid: 1000,
+      gid: 50,
+      groups: { implied: false, ids: [9, 5] },
+      env: [["HOME", "/home/alice"], ["USER", "alice"], ["LOGNAME", "alice"]],
+    },
+  );
+  const root = { ...user, uid: 0 };
+  assertThrows(() => filled({ uid: "toor" }, { user: root }), RangeError, '"uid": it is root\'s');
+  const ofRoot = { ...user, gid: 0 };
+  assertThrows(
+    () => filled({ uid: "alice" }, { user: ofRoot }),
+    RangeError,
+    '"gid": it is root\'s',
+  );
+  assertThrows(() => filled({ gid: "wheel" }, { group: 0 }), RangeError, '"gid": it is root\'s');
+  const names: OpenOptions = { uid: 5, gid: 7, groups: ["wheel"] };
+  assertThrows(() => filled(names, { groups: [0] }), RangeError, '"groups[0]": it is root\'s');
+});
+
+Deno.test("options: what the child may do", () => {
+  const { privileges } = validate("true", [], {
+    noNewPrivs: true,
+    umask: 0,
+    nice: -20,
+    oomScoreAdj: 1000,
+    capabilities: { bounding: ["CAP_KILL"], ambient: [] },
+    rlimits: { core: 0, nofile: { soft: 5, hard: "unlimited" }, rttime: { hard: 7 } },
+  });
+  assertEquals(privileges, {
+    noNewPrivs: true,
+    umask: 0,
+    nice: -20,
+    oomScoreAdj: 1000,
+    bounding: 32n,
+    ambient: 0n,
+    uid: null,
+    gid: null,
+    groups: null,
+    rlimits: [
+      { number: 4, soft: 0n, hard: 0n },
+      { number: 7, soft: 5n, hard: 2n ** 64n - 1n },
+      { number: 15, soft: null, hard: 7n },
+    ],
+  });
+  for (
+    const [name, least, most] of [["umask", 0, 511], ["nice", -20, 19], [
+      "oomScoreAdj",
+      -1e3,
+      1e3,
+    ]] as const
+  ) {
+    for (const value of [least - 1, most + 1, 0.5]) {
+      rangeRefused({ [name]: value }, new RegExp(`option "${name}": .*, ${least} to ${most}$`));
+    }
+    typeRefused({ [name]: "0" }, new RegExp(`option "${name}": it is a string`));
+  }
+  typeRefused({ noNewPrivs: 1 }, /option "noNewPrivs": .*: give true or false$/);
+});
+
+Deno.test("options: capabilities and limits go by their names", () => {
+  typeRefused({ capabilities: ["CAP_KILL"] }, /option "capabilities": it is an array/);
+  typeRefused({ capabilities: { permitted: [] } }, /capabilities option "permitted"/);
+  typeRefused({ capabilities: { ambient: "CAP_KILL" } }, /"capabilities.ambient": it is a string/);
+  typeRefused({ capabilities: { bounding: [5] } }, /"capabilities.bounding": it is with a number/);
+  typeRefused({ capabilities: { bounding: ["KILL"] } }, /no capability "KILL": .*"CAP_KILL"\?$/);
+  typeRefused(
+    { capabilities: { bounding: [], ambient: ["CAP_KILL", "CAP_CHOWN"] } },
+    /ambient holds CAP_CHOWN and CAP_KILL, which bounding does not/,
+  );
+  typeRefused({ rlimits: { nofiles: 5 } }, /resource limit "nofiles": .*"nofile"\?$/);
+  typeRefused({ rlimits: { nofile: "many" } }, /"rlimits.nofile": it is "many": .*"unlimited"$/);
+  typeRefused({ rlimits: { nofile: {} } }, /"rlimits.nofile": it is empty/);
+  typeRefused({ rlimits: { nofile: null } }, /"rlimits.nofile": it is null/);
+  typeRefused({ rlimits: { nofile: { max: 5 } } }, /rlimits.nofile option "max"/);
+  rangeRefused({ rlimits: { nofile: -1 } }, /"rlimits.nofile": it is -1/);
+  rangeRefused(
+    { rlimits: { nofile: { soft: 2, hard: 1 } } },
+    /"rlimits.nofile": the soft limit is/,
+  );
+  rangeRefused({ rlimits: { nofile: { soft: "unlimited", hard: 1 } } }, /the soft limit is above/);
 });

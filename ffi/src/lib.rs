@@ -29,6 +29,8 @@ pub mod guard {
 pub mod runtime {
     pub mod blocks;
     pub mod calls;
+    pub mod credentials;
+    pub mod descriptors;
     pub mod environment;
     pub mod handle;
     pub mod inherit;
@@ -39,6 +41,8 @@ pub mod runtime {
     pub mod reactor;
     pub mod remains;
     pub mod transit;
+    pub mod users;
+    pub mod weight;
 }
 
 /// How one gets in: boundary, check, call.

@@ -17,7 +17,7 @@ mod random;
 mod record;
 
 use any::Any;
-use proton_stream::kernel::wire::{FromGuardian, FromKeeper, Launch, Spec, ToGuardian, ToKeeper};
+use proton_stream::kernel::wire::{FromGuardian, FromKeeper, Launch, Lookup, Spec, ToGuardian, ToKeeper};
 use random::Random;
 use record::lawful;
 use std::collections::BTreeMap;
@@ -79,6 +79,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("from_guardian", records::<FromGuardian>(31)),
         ("from_keeper", records::<FromKeeper>(32)),
         ("launch", records::<Launch>(33)),
+        ("lookup", records::<Lookup>(40)),
         ("packets", cut_launches(34)),
         ("pieces", pieces_of_launches(35)),
         ("ring", steps(36)),

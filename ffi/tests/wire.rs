@@ -14,8 +14,8 @@ mod record;
 use any::Any;
 use proton_stream::kernel::socket;
 use proton_stream::kernel::wire::{
-    Assembler, Cause, Done, FromGuardian, FromKeeper, Lack, Launch, Malformed, Reason, Scope, Spec, Stage,
-    ToGuardian, ToKeeper, Wait, LAUNCH_MAX, PACKET, SURVIVORS_MAX,
+    Assembler, Cause, Done, FromGuardian, FromKeeper, Lack, Launch, Lookup, Malformed, Reason, Scope, Spec,
+    Stage, ToGuardian, ToKeeper, Wait, LAUNCH_MAX, PACKET, SURVIVORS_MAX,
 };
 use random::{Random, EDGES};
 use record::{lawful, Record};
@@ -158,6 +158,7 @@ tests! {
     from_keeper: FromKeeper, 4;
     launch: Launch, 5;
     spec: Spec, 6;
+    lookup: Lookup, 15;
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn numbers_of_the_abi_mean_what_they_did_and_others_nothing() {
             assert_eq!(from_number(n).map(number), expected);
         }
     }
-    check(22, Stage::from_number, |stage| stage as u32);
+    check(30, Stage::from_number, |stage| stage as u32);
     check(8, Cause::from_number, |cause| cause as u32);
     check(8, Lack::from_number, |lack| lack as u32);
     check(3, Scope::from_number, |scope| scope as u32);

@@ -11,11 +11,13 @@
 
 import type { Report, Scope } from "../core.ts";
 import { NativeError, type Survivor } from "../errors.ts";
-import type { Spec, Stdio } from "../options.ts";
+import type { Spec } from "../options.ts";
+import type { Answer, Question } from "../privileges.ts";
+import type { TooMuch } from "../start_errors.ts";
 import type { Cause, Ending, Guards, Lack } from "../status.ts";
 
 /** The one number that this code and the native library must agree on. */
-export const ABI: number = 2;
+export const ABI: number = 3;
 
 /** The raw calls of docs/abi.md. A result below zero is an error number. */
 export interface Door {
@@ -28,7 +30,10 @@ export interface Door {
   ps_report(env: number, port: number, out: Uint8Array): number;
   ps_read(env: number, port: number, stream: number, out: Uint8Array): number;
   ps_take?(env: number, port: number, stream: number): ArrayBuffer | number;
-  ps_write(env: number, port: number, bytes: Uint8Array): number;
+  ps_user(env: number, question: Uint8Array): number;
+  ps_answer(env: number, ticket: number, out: Uint8Array): number;
+  ps_write(env: number, port: number, stream: number, bytes: Uint8Array): number;
+  ps_resize(env: number, port: number, columns: number, rows: number): number;
   ps_arm(env: number, port: number, stream: number): number;
   ps_shut(env: number, port: number, stream: number): number;
   ps_signal(env: number, port: number, signal: number, scope: number): number;
@@ -92,9 +97,18 @@ export const STAGES: readonly string[] = [
   "exec",
   "oom_score_adj",
   "cgroup",
+  "user",
+  "groups",
+  "gid",
+  "uid",
+  "capabilities",
+  "no_new_privs",
+  "reach",
+  "terminal",
 ];
 
-const STDIO: readonly Stdio[] = ["piped", "inherit", "null"];
+const STDIO: readonly unknown[] = ["piped", "inherit", "null"];
+const [DESCRIPTOR, STDOUT] = [3, 4];
 const SCOPES: readonly Scope[] = ["child", "group", "tree"];
 const GUARDS: readonly Guards[] = ["both", "guardian", "none"];
 const LACKS: readonly Lack[] = [
@@ -137,11 +151,16 @@ export const EVENT = {
   stdout: 8,
   stderr: 16,
   signalled: 32,
+  /** Of the first stream behind those three; the others' follow. */
+  more: 64,
+  /** Not of a port: a question to the user database has an answer. */
+  answered: 0x40000000,
 } as const;
 
-const ALL_EVENTS = 63;
+const ALL_EVENTS = 2 ** 31 - 1;
 const EVENT_BYTES = 8;
 const SPEC_FLAG = { clearEnv: 1, killOnOwnerDeath: 2, view: 4, treeOnly: 8 } as const;
+const SCOPE_FLAG = { tree: 0, child: 16, group: 32 } as const;
 const FLAG = { started: 1, failed: 2, exited: 4, done: 8, ownGroup: 16, discarded: 32 } as const;
 const ALL_FLAGS = 63;
 const NO_TIMEOUT = 0xffffffff;
@@ -154,19 +173,157 @@ export function encodeSpec(spec: Spec, view: Environment | null = null): Uint8Ar
   const record = new Writer();
   const flags = (spec.clearEnv ? SPEC_FLAG.clearEnv : 0) |
     (spec.killOnOwnerDeath ? SPEC_FLAG.killOnOwnerDeath : 0) | (used ? SPEC_FLAG.view : 0) |
-    (spec.treeOnly ? SPEC_FLAG.treeOnly : 0);
+    (spec.treeOnly ? SPEC_FLAG.treeOnly : 0) | SCOPE_FLAG[spec.closeScope];
   record.u32(ABI).u32(flags);
   record.u32(spec.graceMs).u32(spec.flushMs).u32(spec.timeoutMs ?? NO_TIMEOUT);
-  for (const stdio of spec.stdio) record.u8(STDIO.indexOf(stdio));
-  record.u8(0).text(spec.command).text(spec.arg0).text(spec.cwd ?? "");
+  for (const stdio of spec.stdio) record.u8(stdioKind(stdio));
+  record.u8(0);
+  for (const stdio of spec.stdio) if (typeof stdio === "number") record.u32(stdio);
+  record.text(spec.command).text(spec.arg0).text(spec.cwd ?? "");
   record.u32(spec.args.length);
   for (const arg of spec.args) record.blob(arg);
   record.u32(spec.env.length);
   for (const [name, value] of spec.env) {
-    record.text(name).u32(value === null ? 0 : 1).text(value ?? "");
+    record.text(name).u32(value === null ? 0 : 1);
+    if (value instanceof Uint8Array) record.blob(value);
+    else record.text(value ?? "");
   }
   if (used) putView(record, used);
+  putAttributes(record, spec);
   return record.bytes();
+}
+
+function stdioKind(stdio: Spec["stdio"][number]): number {
+  if (typeof stdio === "number") return DESCRIPTOR;
+  return stdio === "stdout" ? STDOUT : STDIO.indexOf(stdio);
+}
+
+/** What is asked for beyond what a child inherits: a bit for each, then each that has something to say. */
+function putAttributes(record: Writer, { privileges: all, fds, pty }: Spec): void {
+  if (all === null && fds.length === 0 && pty === null) return void record.u32(0);
+  const body = new Writer();
+  let mask = all?.noNewPrivs ? 1 : 0;
+  const put = <T>(bit: number, value: T | null | undefined, write: (value: T) => unknown) => {
+    if (value === null || value === undefined) return;
+    mask |= 1 << bit;
+    write(value);
+  };
+  const u32 = (value: number) => body.u32(value);
+  put(1, all?.umask, u32);
+  put(2, all?.nice, u32);
+  put(3, all?.oomScoreAdj, u32);
+  put(4, all?.bounding, (set) => body.u64(set));
+  put(5, all?.ambient, (set) => body.u64(set));
+  put(6, all?.uid, u32);
+  put(7, all?.gid, u32);
+  put(8, all?.groups, ({ implied, ids }) => {
+    body.u32(implied ? 1 : 0).u32(ids.length);
+    for (const id of ids) body.u32(id);
+  });
+  const limits = all?.rlimits ?? [];
+  put(9, limits.length > 0 ? limits : null, (limits) => {
+    body.u32(limits.length);
+    for (const { number, soft, hard } of limits) {
+      body.u32(number).u32((soft === null ? 0 : 1) | (hard === null ? 0 : 2));
+      body.u64(soft ?? 0n).u64(hard ?? 0n);
+    }
+  });
+  put(10, fds.length > 0 ? fds : null, (fds) => {
+    body.u32(fds.length);
+    for (const [number, source] of fds) {
+      body.u32(number).u32(source === "piped" ? 0 : 1).u32(source === "piped" ? 0 : source);
+    }
+  });
+  put(11, pty, ({ cols, rows }) => body.u32(cols).u32(rows));
+  record.u32(mask).raw(body.bytes());
+}
+
+/** A question to the user database. */
+export function encodeQuestion({ user, group, groups }: Question): Uint8Array {
+  const record = new Writer().u32(ABI);
+  for (const who of [user, group]) {
+    if (who === null) record.u32(0);
+    else if (typeof who === "string") record.u32(1).text(who);
+    else record.u32(2).u32(who);
+  }
+  record.u32(groups.length);
+  for (const name of groups) record.text(name);
+  return record.bytes();
+}
+
+/** Whom a question was about that has no answer, and why. */
+export interface Unknown {
+  /** `at`: by its place among the names of groups. */
+  unknown: { what: "uid" | "gid" | "groups"; at: number };
+  errno: number;
+}
+
+/**
+ * The answer to a question.
+ *
+ * @throws {NativeError} when `bytes` is not exactly one.
+ */
+export function decodeAnswer(bytes: Uint8Array): Answer | Unknown {
+  const record = new Reader(bytes);
+  if (record.flag() === false) {
+    const what = named(["uid", "gid", "groups"] as const, record.u32(), "question");
+    const [at, errno] = [record.u32(), record.u32()];
+    return record.end({ unknown: { what, at }, errno });
+  }
+  const user = record.flag() ? decodeUser(record) : null;
+  const [known, group] = [record.flag(), record.u32()];
+  return record.end({ user, group: known ? group : null, groups: record.ids() });
+}
+
+function decodeUser(record: Reader): Answer["user"] {
+  const [uid, gid] = [record.u32(), record.u32()];
+  return { uid, gid, name: record.text(), home: record.text(), groups: record.ids() };
+}
+
+/** Takes fields off an answer. */
+class Reader {
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+  #at = 0;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  #take(length: number): number {
+    const at = this.#at;
+    if (length > this.#bytes.length - at) throw malformed("answer", "cut off");
+    this.#at += length;
+    return at;
+  }
+
+  u32(): number {
+    return this.#view.getUint32(this.#take(4), true);
+  }
+
+  flag(): boolean {
+    const value = this.u32();
+    if (value > 1) throw malformed("answer", `flagged ${value}`);
+    return value === 1;
+  }
+
+  text(): string {
+    const length = this.u32();
+    const at = this.#take(length);
+    return DECODER.decode(this.#bytes.subarray(at, at + length));
+  }
+
+  ids(): number[] {
+    const count = this.u32();
+    const at = this.#take(4 * count);
+    return Array.from({ length: count }, (_, i) => this.#view.getUint32(at + 4 * i, true));
+  }
+
+  end<T>(value: T): T {
+    if (this.#at === this.#bytes.length) return value;
+    throw malformed("answer", `${this.#bytes.length} bytes long, not ${this.#at}`);
+  }
 }
 
 function putView(record: Writer, view: Environment): void {
@@ -200,8 +357,19 @@ class Writer {
     return this;
   }
 
+  u64(value: bigint): this {
+    this.#reserve(8);
+    this.#view.setBigUint64(this.#length, value, true);
+    this.#length += 8;
+    return this;
+  }
+
   blob(bytes: Uint8Array): this {
-    this.u32(bytes.length).#reserve(bytes.length);
+    return this.u32(bytes.length).raw(bytes);
+  }
+
+  raw(bytes: Uint8Array): this {
+    this.#reserve(bytes.length);
     this.#bytes.set(bytes, this.#length);
     this.#length += bytes.length;
     return this;
@@ -334,6 +502,15 @@ export function decodeStage(out: Uint8Array): string {
   if (out.length < 4) throw malformed("stage", `${out.length} bytes long`);
   const view = new DataView(out.buffer, out.byteOffset, 4);
   return named(STAGES, view.getUint32(0, true), "stage");
+}
+
+/** What a start that is too long for the system says beside its stage: what, and both figures. */
+export function decodeTooMuch(out: Uint8Array): TooMuch | null {
+  if (out.length < 28) return null;
+  const view = new DataView(out.buffer, out.byteOffset, 28);
+  const what = named(["all", "argument", "variable"] as const, view.getUint32(4, true), "excess");
+  const [bytes, most] = [view.getFloat64(12, true), view.getFloat64(20, true)];
+  return { what, at: view.getUint32(8, true), bytes, most };
 }
 
 function named<T>(names: readonly T[], number: number, what: string): T {

@@ -19,6 +19,16 @@ export function load(path: string): void {
       result: 'u32',
       nonblocking: false
     },
+    ps_answer: {
+      parameters: [
+        'u32',
+        'i32',
+        'buffer',
+        'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
     ps_arm: {
       parameters: [
         'u32',
@@ -84,6 +94,16 @@ export function load(path: string): void {
       result: 'i32',
       nonblocking: false
     },
+    ps_resize: {
+      parameters: [
+        'u32',
+        'i32',
+        'u32',
+        'u32',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
     ps_resolve: {
       parameters: [
         'u32',
@@ -133,9 +153,19 @@ export function load(path: string): void {
       result: 'i32',
       nonblocking: false
     },
+    ps_user: {
+      parameters: [
+        'u32',
+        'buffer',
+        'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
     ps_write: {
       parameters: [
         'u32',
+        'i32',
         'i32',
         'buffer',
         'usize',
@@ -150,6 +180,19 @@ export function load(path: string): void {
 
 export function ps_abi_version(): number {
   return symbols.ps_abi_version()
+}
+
+export function ps_answer(
+  arg0: number,
+  arg1: number,
+  arg2: Uint8Array,
+): number {
+  return symbols.ps_answer(
+    arg0,
+    arg1,
+    arg2,
+    arg2.byteLength,
+  )
 }
 
 export function ps_arm(
@@ -237,6 +280,20 @@ export function ps_reset(
   )
 }
 
+export function ps_resize(
+  arg0: number,
+  arg1: number,
+  arg2: number,
+  arg3: number,
+): number {
+  return symbols.ps_resize(
+    arg0,
+    arg1,
+    arg2,
+    arg3,
+  )
+}
+
 export function ps_resolve(
   arg0: number,
   arg1: Uint8Array,
@@ -301,16 +358,29 @@ export function ps_spawn(
   )
 }
 
+export function ps_user(
+  arg0: number,
+  arg1: Uint8Array,
+): number {
+  return symbols.ps_user(
+    arg0,
+    arg1,
+    arg1.byteLength,
+  )
+}
+
 export function ps_write(
   arg0: number,
   arg1: number,
-  arg2: Uint8Array,
+  arg2: number,
+  arg3: Uint8Array,
 ): number {
   return symbols.ps_write(
     arg0,
     arg1,
     arg2,
-    arg2.byteLength,
+    arg3,
+    arg3.byteLength,
   )
 }
 

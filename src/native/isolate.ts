@@ -8,23 +8,31 @@
  * @module
  */
 
-import type { Core, Handle, PortEvents, Report, Scope, StdioNumber } from "../core.ts";
-import { errnoName, errnoSentence, NativeError, PANIC, startError } from "../errors.ts";
+import type { Core, Handle, PortEvents, Report, Scope, StreamNumber } from "../core.ts";
+import { errnoName, errnoSentence, NativeError, PANIC, quote } from "../errors.ts";
 import type { Spec } from "../options.ts";
+import type { Answer } from "../privileges.ts";
+import { startError } from "../start_errors.ts";
 import type { Cause } from "../status.ts";
 import {
   causeNumber,
+  decodeAnswer,
   decodeReport,
   decodeStage,
+  decodeTooMuch,
   type Door,
   eachEvent,
+  encodeQuestion,
   encodeSpec,
   EVENT,
   type Host,
   scopeNumber,
+  type Unknown,
 } from "./abi.ts";
 
-const [ESRCH, EBADF] = [3, 9];
+const [ESRCH, E2BIG, EBADF] = [3, 7, 9];
+/** A user, its groups and those that were asked for, all as many as there can be. */
+const ANSWER_MAX = 1 << 20;
 /** `ps_signalled` has no answer left. */
 const NO_ANSWER = 1;
 /** Longest path the system takes, its final NUL included. */
@@ -44,11 +52,13 @@ export class Isolate implements Core {
   readonly #door: Door;
   readonly #env: number;
   readonly #ports = new Map<Handle, Listening>();
+  /** Who waits for the user database, by ticket. */
+  readonly #asking = new Map<number, () => void>();
   readonly #events = new Uint8Array(8 * 256);
   readonly #report = new Uint8Array(2048);
   readonly #path = new Uint8Array(PATH_MAX);
   #references = 0;
-  take?: (port: Handle, stream: 1 | 2) => Uint8Array<ArrayBuffer> | number;
+  take?: (port: Handle, stream: StreamNumber) => Uint8Array<ArrayBuffer> | number;
 
   constructor(host: Host) {
     this.#host = host;
@@ -57,6 +67,21 @@ export class Isolate implements Core {
     if (host.door.ps_take !== undefined) this.take = (port, stream) => this.#take(port, stream);
     // What keeps the event loop alive is an open port, not the library.
     this.#door.ps_env_ref(this.#env, 0);
+  }
+
+  async lookup(spec: Spec): Promise<Answer> {
+    const { question } = spec;
+    if (question === null) return { user: null, group: null, groups: [] };
+    const ticket = this.#door.ps_user(this.#env, encodeQuestion(question));
+    if (ticket < 0) throw startError({ stage: "user", errno: -ticket }, spec);
+    this.ref();
+    await new Promise<void>((resolve) => this.#asking.set(ticket, resolve));
+    this.unref();
+    const out = new Uint8Array(ANSWER_MAX);
+    const length = done("look a user up", this.#door.ps_answer(this.#env, ticket, out));
+    const answer = decodeAnswer(out.subarray(0, length));
+    if ("unknown" in answer) throw nobody(spec, answer);
+    return answer;
   }
 
   /** The path whose permission is asked for is the very one that is executed. */
@@ -72,26 +97,30 @@ export class Isolate implements Core {
     return port;
   }
 
-  read(port: Handle, stream: 1 | 2, into: Uint8Array): number {
+  read(port: Handle, stream: StreamNumber, into: Uint8Array): number {
     return unpanicked("read", this.#door.ps_read(this.#env, port, stream, into));
   }
 
-  #take(port: Handle, stream: 1 | 2): Uint8Array<ArrayBuffer> | number {
+  #take(port: Handle, stream: StreamNumber): Uint8Array<ArrayBuffer> | number {
     const taken = this.#door.ps_take?.(this.#env, port, stream) ?? -EBADF;
     return typeof taken === "number" ? unpanicked("read", taken) : new Uint8Array(taken);
   }
 
-  write(port: Handle, bytes: Uint8Array): number {
+  write(port: Handle, stream: StreamNumber, bytes: Uint8Array): number {
     // Neither door takes an empty buffer.
     if (bytes.length === 0) return 0;
-    return unpanicked("write", this.#door.ps_write(this.#env, port, bytes));
+    return unpanicked("write", this.#door.ps_write(this.#env, port, stream, bytes));
   }
 
-  arm(port: Handle, stream: StdioNumber): void {
+  arm(port: Handle, stream: StreamNumber): void {
     done("arm", this.#door.ps_arm(this.#env, port, stream));
   }
 
-  shut(port: Handle, stream: StdioNumber): void {
+  resize(port: Handle, cols: number, rows: number): number {
+    return unpanicked("resize", this.#door.ps_resize(this.#env, port, cols, rows));
+  }
+
+  shut(port: Handle, stream: StreamNumber): void {
     doneOrGone("shut", this.#door.ps_shut(this.#env, port, stream));
   }
 
@@ -155,6 +184,7 @@ export class Isolate implements Core {
 
   /** In the order of a port's life: what came together is told as if it had come apart. */
   #route(port: Handle, bits: number): void {
+    if (bits === EVENT.answered) return this.#answered(port);
     const tell = (bit: number, what: (listening: Listening) => void) => {
       // Looked up anew each time: the listener before may have released the port.
       const listening = this.#ports.get(port);
@@ -164,12 +194,25 @@ export class Isolate implements Core {
     tell(EVENT.stdin, ({ events }) => events.ready(0));
     tell(EVENT.stdout, ({ events }) => events.ready(1));
     tell(EVENT.stderr, ({ events }) => events.ready(2));
+    for (
+      let stream = 3, bit: number = EVENT.more;
+      bit <= bits && bit < EVENT.answered;
+      stream++, bit *= 2
+    ) {
+      tell(bit, ({ events }) => events.ready(stream));
+    }
     tell(EVENT.signalled, (listening) => this.#answer(port, listening));
     tell(EVENT.done, (listening) => {
       // Nobody is left to answer, whatever the native side still owes.
       settle(listening, -ESRCH);
       listening.events.done(this.report(port));
     });
+  }
+
+  #answered(ticket: number): void {
+    const asking = this.#asking.get(ticket);
+    this.#asking.delete(ticket);
+    asking?.();
   }
 
   #answer(port: Handle, { answers }: Listening): void {
@@ -199,7 +242,17 @@ function settle({ answers }: Listening, result: number): void {
 /** A stage is there only where the call failed by itself and did not panic. */
 function startFailure(spec: Spec, out: Uint8Array, result: number): Error {
   const stage = result === -PANIC ? "library" : decodeStage(out);
-  return startError({ stage, errno: -result }, spec);
+  const tooMuch = stage === "exec" && result === -E2BIG ? decodeTooMuch(out) : null;
+  return startError({ stage, errno: -result, tooMuch }, spec);
+}
+
+/** There is no such user or group. */
+function nobody(spec: Spec, { unknown: { what, at }, errno }: Unknown): Error {
+  const { question, identity } = spec;
+  const name = what === "groups" ? question?.groups[at] : identity[what];
+  const shown = typeof name === "string" ? quote(name) : String(name);
+  const who = `${what === "uid" ? "user" : "group"} ${shown}`;
+  return startError({ stage: "user", errno, who }, spec);
 }
 
 function unpanicked(op: string, result: number): number {

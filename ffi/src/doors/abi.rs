@@ -26,6 +26,16 @@ pub fn ps_resolve(env: u32, spec: &[u8], out: &mut [u8]) -> i32 {
 }
 
 #[deno_bindgen]
+pub fn ps_user(env: u32, question: &[u8]) -> i32 {
+    call::user(env, question)
+}
+
+#[deno_bindgen]
+pub fn ps_answer(env: u32, ticket: i32, out: &mut [u8]) -> i32 {
+    call::answer(env, ticket, out)
+}
+
+#[deno_bindgen]
 pub fn ps_spawn(env: u32, path: &[u8], out: &mut [u8]) -> i32 {
     call::spawn(env, path, out)
 }
@@ -46,8 +56,8 @@ pub fn ps_read(env: u32, port: i32, stream: i32, out: &mut [u8]) -> i32 {
 }
 
 #[deno_bindgen]
-pub fn ps_write(env: u32, port: i32, bytes: &[u8]) -> i32 {
-    call::write(env, port, bytes)
+pub fn ps_write(env: u32, port: i32, stream: i32, bytes: &[u8]) -> i32 {
+    call::write(env, port, stream, bytes)
 }
 
 #[deno_bindgen]
@@ -58,6 +68,11 @@ pub fn ps_arm(env: u32, port: i32, stream: i32) -> i32 {
 #[deno_bindgen]
 pub fn ps_shut(env: u32, port: i32, stream: i32) -> i32 {
     call::shut(env, port, stream)
+}
+
+#[deno_bindgen]
+pub fn ps_resize(env: u32, port: i32, columns: u32, rows: u32) -> i32 {
+    call::resize(env, port, columns, rows)
 }
 
 #[deno_bindgen]

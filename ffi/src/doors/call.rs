@@ -3,8 +3,8 @@
 //! What both doors open to, in the ABI's words (docs/abi.md): numbers in,
 //! `>= 0` or `-errno` out, a panic is [`PANIC`].
 
-use crate::kernel::wire::{Stage, ABI};
-use crate::runtime::{calls, launch};
+use crate::kernel::wire::{Size, Stage, ABI};
+use crate::runtime::{calls, launch, users};
 use rustix::io::Errno;
 
 /// What a caught panic answers.
@@ -44,8 +44,25 @@ pub fn resolve(env: u32, spec: &[u8], out: &mut [u8]) -> i32 {
     })
 }
 
+pub fn user(env: u32, question: &[u8]) -> i32 {
+    guarded(|| users::look_up(env, question).map(|ticket| ticket as usize))
+}
+
+pub fn answer(env: u32, ticket: i32, out: &mut [u8]) -> i32 {
+    guarded(|| {
+        let ticket = u32::try_from(ticket).map_err(|_| Errno::BADF)?;
+        fill(out, &users::answer(env, ticket, out.len())?)
+    })
+}
+
 pub fn spawn(env: u32, path: &[u8], out: &mut [u8]) -> i32 {
-    guarded(|| staged(out, launch::spawn(env, path)).map(|handle| handle as usize))
+    guarded(|| {
+        let started = launch::spawn(env, path).map_err(|refusal| {
+            let _ = out.get_mut(4..).map(|out| fill(out, &refusal.detail)); // a shorter buffer gets none
+            refusal.failed
+        });
+        staged(out, started).map(|handle| handle as usize)
+    })
 }
 
 pub fn drain(env: u32, out: &mut [u8]) -> i32 {
@@ -67,8 +84,8 @@ pub fn read(env: u32, port: i32, stream: i32, out: &mut [u8]) -> i32 {
     guarded(|| calls::read(env, port, stream, out))
 }
 
-pub fn write(env: u32, port: i32, bytes: &[u8]) -> i32 {
-    guarded(|| calls::write(env, port, bytes))
+pub fn write(env: u32, port: i32, stream: i32, bytes: &[u8]) -> i32 {
+    guarded(|| calls::write(env, port, stream, bytes))
 }
 
 pub fn arm(env: u32, port: i32, stream: i32) -> i32 {
@@ -77,6 +94,14 @@ pub fn arm(env: u32, port: i32, stream: i32) -> i32 {
 
 pub fn shut(env: u32, port: i32, stream: i32) -> i32 {
     guarded(|| calls::shut(env, port, stream).map(|()| 0))
+}
+
+pub fn resize(env: u32, port: i32, columns: u32, rows: u32) -> i32 {
+    guarded(|| {
+        let short = |n: u32| u16::try_from(n).map_err(|_| Errno::INVAL);
+        let size = Size { columns: short(columns)?, rows: short(rows)? };
+        calls::resize(env, port, size).map(|()| 0)
+    })
 }
 
 pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> i32 {

@@ -29,6 +29,16 @@ pub fn node_ps_resolve(env: u32, spec: Uint8ArraySlice, mut out: Uint8ArraySlice
     call::resolve(env, &spec, lent(&mut out))
 }
 
+#[napi(js_name = "ps_user")]
+pub fn node_ps_user(env: u32, question: Uint8ArraySlice) -> i32 {
+    call::user(env, &question)
+}
+
+#[napi(js_name = "ps_answer")]
+pub fn node_ps_answer(env: u32, ticket: i32, mut out: Uint8ArraySlice) -> i32 {
+    call::answer(env, ticket, lent(&mut out))
+}
+
 #[napi(js_name = "ps_spawn")]
 pub fn node_ps_spawn(env: u32, path: Uint8ArraySlice, mut out: Uint8ArraySlice) -> i32 {
     call::spawn(env, &path, lent(&mut out))
@@ -50,8 +60,8 @@ pub fn node_ps_read(env: u32, port: i32, stream: i32, mut out: Uint8ArraySlice) 
 }
 
 #[napi(js_name = "ps_write")]
-pub fn node_ps_write(env: u32, port: i32, bytes: Uint8ArraySlice) -> i32 {
-    call::write(env, port, &bytes)
+pub fn node_ps_write(env: u32, port: i32, stream: i32, bytes: Uint8ArraySlice) -> i32 {
+    call::write(env, port, stream, &bytes)
 }
 
 #[napi(js_name = "ps_arm")]
@@ -62,6 +72,11 @@ pub fn node_ps_arm(env: u32, port: i32, stream: i32) -> i32 {
 #[napi(js_name = "ps_shut")]
 pub fn node_ps_shut(env: u32, port: i32, stream: i32) -> i32 {
     call::shut(env, port, stream)
+}
+
+#[napi(js_name = "ps_resize")]
+pub fn node_ps_resize(env: u32, port: i32, columns: u32, rows: u32) -> i32 {
+    call::resize(env, port, columns, rows)
 }
 
 #[napi(js_name = "ps_signal")]

@@ -6,7 +6,7 @@
 //! two calls it therefore
 //! - makes raw system calls only ([`raw`]): libc's would write the keeper's errno,
 //! - allocates nothing, locks nothing and never panics: everything it needs stands in [`Plan`] before the clone,
-//! - writes to no memory of the keeper's but one flag that is there for it, [`Plan::at_exec`],
+//! - writes to no memory of the keeper's but what is there for it: one flag, [`Plan::at_exec`], and a list,
 //! - never returns: it execs, or reports what failed and exits,
 //! - does not write its own oom_score_adj: it would change its keeper's (the keeper sets it around the clone).
 //!
@@ -14,11 +14,14 @@
 //! what the runtime's limits, priorities and masks were at the call.
 #![allow(unsafe_code)]
 
+mod privileges;
+
+use self::privileges::Privileges;
 use crate::kernel::cgroup::{Leaf, Way};
 use crate::kernel::sabotage::{child_fault, fault, sabotaged, Step};
 use crate::kernel::sys::helper::{adopt, Stack, IGNORED};
 use crate::kernel::sys::raw::{self, CloneArgs};
-use crate::kernel::wire::{Lack, Launch, Stage};
+use crate::kernel::wire::{Lack, Launch, Source, Stage};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::ffi::{c_char, CString};
@@ -94,6 +97,11 @@ struct Plan {
     affinity: Option<Vec<u8>>,
     scheduler: Option<(i32, i32)>,
     ioprio: Option<i32>,
+    privileges: Option<Privileges>,
+    /// Its descriptors above 2, and where each comes from: none of the one is among the other.
+    moves: Vec<(i32, i32)>,
+    /// Its 0 is to be its controlling terminal.
+    terminal: bool,
 }
 
 /// What the child would get from its keeper anyway; only differences are set,
@@ -137,8 +145,8 @@ impl Plan {
         launch: Launch,
         own: &Own<'_>,
         stdio: [i32; 3],
-        cwd: i32,
-        [report, join]: [i32; 2],
+        moves: Vec<(i32, i32)>,
+        [cwd, report, join]: [i32; 3],
     ) -> Result<Plan, (Stage, Errno)> {
         let mut texts = Vec::with_capacity(launch.argv.len() + launch.env.len());
         let argv = c_strings(&launch.argv, &mut texts)?;
@@ -162,6 +170,9 @@ impl Plan {
             affinity: differs(launch.affinity, &own.affinity),
             scheduler: differs(scheduler, &own.scheduler),
             ioprio: differs(launch.ioprio, &own.ioprio),
+            privileges: launch.asked.as_deref().map(Privileges::of),
+            moves,
+            terminal: launch.asked.is_some_and(|asked| asked.terminal.is_some()),
         })
     }
 }
@@ -196,20 +207,29 @@ impl Ready {
     }
 }
 
-/// Starts the child of `launch`. `fds` are its 0, 1 and 2 and its working
-/// directory. Where it does not get into its cgroup it is started without one,
-/// and `lack` says so.
+/// Starts the child of `launch`. `fds` are its 0, 1 and 2, its working
+/// directory, and its descriptors above 2. Where it does not get into its
+/// cgroup it is started without one, and `lack` says so; unless nobody could
+/// end it then.
 pub fn start(
     launch: Launch,
     own: &Own<'_>,
-    fds: &[OwnedFd; 4],
-    Ready { outcome, report, stack, door, home }: Ready,
+    mut fds: Vec<OwnedFd>,
+    Ready { outcome, mut report, stack, door, home }: Ready,
 ) -> Result<Started, (Stage, Errno)> {
     let at_clone = |errno| (Stage::Clone, errno);
-    let [stdin, stdout, stderr, cwd] = fds.each_ref().map(AsRawFd::as_raw_fd);
+    let targets = launch.asked.as_ref().map_or_else(Vec::new, |asked| numbers(&asked.fds));
+    if !targets.is_empty() {
+        fds = fds.into_iter().map(|fd| aside(fd, &targets)).collect::<Result<_, _>>()?;
+        report = aside(report, &targets)?;
+    }
+    let [stdin, stdout, stderr, cwd, more @ ..] = &fds[..] else { return Err((Stage::Fds, Errno::INVAL)) };
+    let stdio = [stdin, stdout, stderr].map(AsRawFd::as_raw_fd);
+    let moves = more.iter().map(AsRawFd::as_raw_fd).zip(targets).collect();
     let way = home.as_ref().ok().map(|(_, way)| *way);
     let join = door.as_ref().filter(|_| way == Some(Way::Joins)).map_or(-1, AsRawFd::as_raw_fd);
-    let plan = Box::new(Plan::new(launch, own, [stdin, stdout, stderr], cwd, [report.as_raw_fd(), join])?);
+    let reach = Reach::of(&launch);
+    let plan = Box::new(Plan::new(launch, own, stdio, moves, [cwd.as_raw_fd(), report.as_raw_fd(), join])?);
     let mut cloned = None;
     let mut lack = home.err().unwrap_or((Lack::Nothing, 0));
     if let (Some(Way::Born), Some(cgroup)) = (way, &door) {
@@ -220,8 +240,50 @@ pub fn start(
             Err(errno) => lack = (Lack::Enter, errno.raw_os_error()),
         }
     }
+    if lack.0 != Lack::Nothing && reach == Reach::ByCgroup {
+        return Err((Stage::Reach, Errno::PERM));
+    }
     let (pid, pidfd) = cloned.map_or_else(|| clone(&plan, &stack, None), Ok).map_err(at_clone)?;
     Ok(Started { pid, pidfd, outcome, memory: Memory { stack: Some(stack), plan }, lack })
+}
+
+/// By what a child can be ended once it is who it is to be.
+#[derive(PartialEq, Eq)]
+enum Reach {
+    BySignals,
+    ByCgroup,
+}
+
+impl Reach {
+    /// kill(2): one of our ids is theirs, or we have CAP_KILL.
+    fn of(launch: &Launch) -> Self {
+        let Some(uid) = launch.asked.as_ref().and_then(|asked| asked.uid) else { return Reach::BySignals };
+        let ours = [rustix::process::getuid(), rustix::process::geteuid()];
+        let theirs = ours.iter().any(|own| own.as_raw() == uid);
+        let capable = || {
+            let sets = rustix::thread::capabilities(None);
+            sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::KILL))
+        };
+        if theirs || capable() {
+            Reach::BySignals
+        } else {
+            Reach::ByCgroup
+        }
+    }
+}
+
+fn numbers(fds: &[(u32, Source)]) -> Vec<i32> {
+    fds.iter().map(|&(number, _)| number as i32).collect()
+}
+
+/// `fd`, or a copy of it, at a number that the child needs for none of its own.
+fn aside(mut fd: OwnedFd, targets: &[i32]) -> Result<OwnedFd, (Stage, Errno)> {
+    let mut tried = Vec::new();
+    while targets.contains(&fd.as_raw_fd()) {
+        let copy = rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(|errno| (Stage::Fds, errno))?;
+        tried.push(std::mem::replace(&mut fd, copy)); // open until another number is found: else this one comes again
+    }
+    Ok(fd)
 }
 
 fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd), Errno> {
@@ -299,30 +361,76 @@ fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
     if plan.join >= 0 {
         must(Stage::Cgroup, libc::SYS_write, [plan.join as usize, c"0".as_ptr() as usize, 1, 0, 0])?;
     }
-    must(Stage::Group, libc::SYS_setpgid, [0, plan.join_group as usize, 0, 0, 0])?;
+    lead(plan)?;
     set_limits(plan)?;
     must(Stage::Umask, libc::SYS_umask, [plan.umask as usize, 0, 0, 0, 0])?;
     set_priorities(plan)?;
+    if let Some(privileges) = &plan.privileges {
+        privileges.take_on()?;
+    }
     must(Stage::Chdir, libc::SYS_fchdir, [plan.cwd as usize, 0, 0, 0, 0])?;
+    if plan.privileges.as_ref().is_some_and(|privileges| privileges.no_new_privs) {
+        must(Stage::NoNewPrivs, libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0])?;
+    }
     hang(Step::HangBeforePdeathsig);
     die_with_keeper(plan)?;
+    place_descriptors(plan)?;
+    default_signals()?;
+    hang(Step::HangBeforeExec);
+    Err(exec(plan))
+}
+
+/// How often a program that is open for writing is tried again, a millisecond apart: where somebody forks while a
+/// program is being written the copy of the writer's descriptor is closed at its exec, at once as a rule.
+const BUSY_TRIES: u32 = 50;
+
+/// Returns what keeps it from running.
+fn exec(plan: &Plan) -> (Stage, isize) {
+    let arguments =
+        [plan.path.as_ptr() as usize, plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize, 0, 0];
+    let pause = [0_i64, 1_000_000]; // seconds and nanoseconds
+    for tries in 1.. {
+        plan.at_exec.store(true, Ordering::Release);
+        let busy = tries == 1 && sabotaged(Step::BusyOnce);
+        let result = if busy { Ok(0) } else { must(Stage::Exec, libc::SYS_execve, arguments) };
+        let errno = result.err().map_or(-(libc::ETXTBSY as isize), |(_, errno)| errno);
+        if errno != -(libc::ETXTBSY as isize) || tries > BUSY_TRIES {
+            return (Stage::Exec, errno);
+        }
+        plan.at_exec.store(false, Ordering::Release); // whoever ends it here ends what has not started
+        call(libc::SYS_nanosleep, [pause.as_ptr() as usize, 0, 0, 0, 0]);
+    }
+    (Stage::Exec, 0)
+}
+
+/// Of a session where it has a terminal of its own, else of a group, or it joins one.
+fn lead(plan: &Plan) -> Result<(), (Stage, isize)> {
+    if plan.terminal {
+        must(Stage::Terminal, libc::SYS_setsid, [0; 5])?;
+    } else {
+        must(Stage::Group, libc::SYS_setpgid, [0, plan.join_group as usize, 0, 0, 0])?;
+    }
+    Ok(())
+}
+
+fn place_descriptors(plan: &Plan) -> Result<(), (Stage, isize)> {
+    // Everything of ours is close-on-exec from birth; this is for what a library may have left. Refused by old
+    // kernels and by filters, which leaves us with the first half. Before the child's own stand among them.
+    let cloexec = libc::CLOSE_RANGE_CLOEXEC as usize;
+    if !sabotaged(Step::Descriptors) {
+        let _ = must(Stage::Fds, libc::SYS_close_range, [3, u32::MAX as usize, cloexec, 0, 0]);
+    }
     for (number, &fd) in plan.stdio.iter().enumerate() {
         // Never equal and never colliding: in a keeper 0, 1 and 2 are taken, so every source is above.
         must(Stage::Fds, libc::SYS_dup3, [fd as usize, number, 0, 0, 0])?;
     }
-    let cloexec = libc::CLOSE_RANGE_CLOEXEC as usize;
-    // Everything of ours is close-on-exec from birth; this is for what a library may have left. Refused by old
-    // kernels and by filters, which leaves us with the first half.
-    if !sabotaged(Step::Descriptors) {
-        let _ = must(Stage::Fds, libc::SYS_close_range, [3, u32::MAX as usize, cloexec, 0, 0]);
+    for &(fd, number) in &plan.moves {
+        must(Stage::Fds, libc::SYS_dup3, [fd as usize, number as usize, 0, 0, 0])?;
     }
-    default_signals()?;
-    hang(Step::HangBeforeExec);
-    let arguments =
-        [plan.path.as_ptr() as usize, plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize, 0, 0];
-    plan.at_exec.store(true, Ordering::Release);
-    let failure = must(Stage::Exec, libc::SYS_execve, arguments);
-    Err(failure.err().unwrap_or((Stage::Exec, 0)))
+    if plan.terminal {
+        must(Stage::Terminal, libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0, 0, 0])?;
+    }
+    Ok(())
 }
 
 fn set_limits(plan: &Plan) -> Result<(), (Stage, isize)> {

@@ -92,6 +92,7 @@ struct Terms {
     grace: Duration,
     flush: Duration,
     kill_on_owner_death: bool,
+    close_scope: Scope,
     output_piped: bool,
 }
 
@@ -174,7 +175,7 @@ impl Keeper {
     /// Clones the child.
     pub fn start(
         launch: Launch,
-        fds: [OwnedFd; 4],
+        fds: Vec<OwnedFd>,
         Prepared { own, ready, .. }: Prepared,
         Links { port, leash, runtime, events }: Links,
     ) -> Result<Self, (OwnedFd, Stage, Errno)> {
@@ -182,6 +183,7 @@ impl Keeper {
             grace: ms(launch.grace_ms),
             flush: ms(launch.flush_ms),
             kill_on_owner_death: launch.kill_on_owner_death,
+            close_scope: launch.close_scope,
             output_piped: launch.output_piped,
         };
         let (own_group, timeout) = (launch.join_group.is_none(), launch.timeout_ms.map(ms));
@@ -189,7 +191,7 @@ impl Keeper {
         let started = Instant::now();
         let lent = fault("oom-score").and_then(|()| oom::lend(launch.oom_score_adj));
         let lent = lent.map_err(|errno| (Stage::OomScoreAdj, errno));
-        let outcome = lent.and_then(|lent| Ok((lent, child::start(launch, &own, &fds, ready)?)));
+        let outcome = lent.and_then(|lent| Ok((lent, child::start(launch, &own, fds, ready)?)));
         let used = outcome.as_ref().is_ok_and(|(_, child)| child.lack.0 == Lack::Nothing);
         let leaf = leaf.filter(|leaf| used || !leaf.end(Instant::now() + DEADLINE));
         let (lent, child) = match outcome {
@@ -369,7 +371,7 @@ impl Keeper {
         self.tell(&FromKeeper::Started { pid: self.pid, own_group: self.own_group, lack: self.lack });
         drop(memory);
         if self.lent {
-            oom::lower();
+            oom::take_back();
         }
         if matches!(self.phase, Phase::Ending(_)) {
             self.first_signal(); // before the exec it was ignored, as helpers ignore it
@@ -493,8 +495,14 @@ impl Keeper {
         if sabotaged(Step::FirstSignal) {
             return;
         }
-        self.tree().signal(Signal::TERM);
-        self.tree().signal(Signal::CONT);
+        // In the runtime's own group it is no group of the child's that could be meant.
+        let scope = match self.terms.close_scope {
+            Scope::Group if !self.own_group => Scope::Tree,
+            scope => scope,
+        };
+        for signal in [Signal::TERM, Signal::CONT] {
+            let _ = self.signal(signal.as_raw(), scope); // ESRCH: of those it is for nobody is left
+        }
     }
 
     fn tell(&mut self, message: &FromKeeper) {

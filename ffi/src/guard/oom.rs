@@ -21,6 +21,13 @@ pub fn lower() {
     OWN.store(current().unwrap_or(0), Ordering::Relaxed);
 }
 
+/// After it has been lent. Who may not go as low as helpers should goes back to what it had.
+pub fn take_back() {
+    let own = OWN.load(Ordering::Relaxed);
+    let _ = set(LOW).or_else(|_| set(own)); // a process may always go back to where it was started
+    OWN.store(current().unwrap_or(own), Ordering::Relaxed);
+}
+
 /// Sets the child's value, true where ours is another.
 pub fn lend(value: i32) -> Result<bool, Errno> {
     if OWN.load(Ordering::Relaxed) == value {

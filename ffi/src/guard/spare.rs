@@ -114,7 +114,7 @@ fn has_processors() -> bool {
 /// Static, so that a keeper has only those of its pages that a record needs.
 static RECORD: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
 
-type Asked<'a> = (Launch, [OwnedFd; 4], Option<Prepared<'a>>);
+type Asked<'a> = (Launch, Vec<OwnedFd>, Option<Prepared<'a>>);
 
 /// What has come of a launch so far.
 struct Waiting<'a, 'b> {
@@ -168,7 +168,10 @@ impl<'a> Waiting<'a, '_> {
         self.fds.extend(fds);
         let Some(launch) = self.assembler.push(bytes).map_err(|_| Errno::PROTO)? else { return Ok(None) };
         self.keep_fitting(launch.cgroup);
-        let fds = std::mem::take(&mut self.fds).try_into().map_err(|_| Errno::PROTO)?;
+        let fds = std::mem::take(&mut self.fds);
+        if fds.len() != 4 + launch.asked.as_ref().map_or(0, |asked| asked.fds.len()) {
+            return Err(Errno::PROTO);
+        }
         Ok(Some((launch, fds, self.prepared.take())))
     }
 }
@@ -179,8 +182,8 @@ impl Drop for Waiting<'_, '_> {
     }
 }
 
-/// Puts the launch record together, with the child's 0, 1, 2 and its working
-/// directory, and with what could be prepared for it.
+/// Puts the launch record together, with the child's 0, 1, 2, its working
+/// directory and its other descriptors, and with what could be prepared for it.
 fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, Errno> {
     let (assembler, fds) = (Assembler::default(), Vec::new());
     let mut waiting = Waiting { seat, assembler, fds, prepared: None, since: None };

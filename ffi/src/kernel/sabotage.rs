@@ -82,6 +82,10 @@ steps! {
     HangBeforePdeathsig = "hang-before-pdeathsig",
     /// A hang of the child, right before its exec.
     HangBeforeExec = "hang-before-exec",
+    /// Not a step but a program that is open for writing when it is executed first.
+    BusyOnce = "busy-once",
+    /// A user database that does not answer.
+    SlowLookup = "slow-lookup",
     /// A second between reading a list of children and looking at each of them.
     LateVisit = "late-visit",
     /// A moment between signalling a process and reading its children, whichever comes first.

@@ -12,8 +12,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
-/// The most descriptors that one packet of ours carries.
-pub const FDS_MAX: usize = 8;
+/// The most descriptors that one packet of ours carries: a child's, and its working directory.
+pub const FDS_MAX: usize = 4 + crate::kernel::wire::FDS_MAX;
 
 /// Who sent a packet, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,3 +10,5 @@ pub mod helper;
 pub mod host;
 /// System calls for the moment between clone and exec.
 pub mod raw;
+/// The user database.
+pub mod users;

@@ -7,8 +7,14 @@
 //!
 //! Little-endian; a blob is a `u32` length and that many bytes.
 
+mod attributes;
+mod lookup;
+
+pub use attributes::{Attributes, Groups, Rlimit, Size, Source, FDS_MAX};
+pub use lookup::{Answer, Found, Lookup, Unknown, Who};
+
 /// The one number that both sides of every boundary must agree on.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Largest packet that is ever sent: far under what a SEQPACKET socket takes
 /// (212,960 bytes with the kernel's default `wmem_default`).
@@ -51,6 +57,16 @@ pub enum Stage {
     Exec = 19,
     OomScoreAdj = 20,
     Cgroup = 21,
+    /// A user or group was to be looked up by name.
+    User = 22,
+    Groups = 23,
+    Gid = 24,
+    Uid = 25,
+    Capabilities = 26,
+    NoNewPrivs = 27,
+    /// Nobody of ours could end it afterwards.
+    Reach = 28,
+    Terminal = 29,
 }
 
 /// What ended a tree. The numbers are part of the ABI.
@@ -126,7 +142,8 @@ macro_rules! from_number {
     };
 }
 from_number!(Stage: Spec, Library, Guardian, Keeper, Cwd, Program, Stdio, Clone, Group, Rlimit, Umask, Nice,
-    Affinity, Scheduler, Ioprio, Chdir, Pdeathsig, Fds, Signals, Exec, OomScoreAdj, Cgroup);
+    Affinity, Scheduler, Ioprio, Chdir, Pdeathsig, Fds, Signals, Exec, OomScoreAdj, Cgroup, User, Groups, Gid, Uid,
+    Capabilities, NoNewPrivs, Reach, Terminal);
 from_number!(Cause: Exit, Close, Timeout, Abort, Owner, Oom, Limit, Guardian);
 from_number!(Lack: Nothing, Unwanted, Unmounted, Outside, Reserved, Make, Enter, Kill);
 from_number!(Scope: Child, Group, Tree);
@@ -230,7 +247,8 @@ pub struct Scheduler {
 }
 
 /// Everything a keeper needs to start a child. Along with it come four fds:
-/// the child's 0, 1 and 2 and its working directory (O_PATH).
+/// the child's 0, 1 and 2 and its working directory (O_PATH); then those of
+/// [`Attributes::fds`], in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
     /// Absolute path, executed as it is.
@@ -244,6 +262,8 @@ pub struct Launch {
     pub timeout_ms: Option<u32>,
     /// Grace 0 when the runtime is gone.
     pub kill_on_owner_death: bool,
+    /// Whom the first signal of an end is for.
+    pub close_scope: Scope,
     /// At least one of stdout and stderr is a pipe to the runtime.
     pub output_piped: bool,
     /// In a cgroup of its own, where one is to be had.
@@ -259,6 +279,8 @@ pub struct Launch {
     pub oom_score_adj: i32,
     /// sched_setaffinity(2)'s mask.
     pub affinity: Vec<u8>,
+    /// What the fields above do not say already.
+    pub asked: Option<Box<Attributes>>,
 }
 
 /// Appends fields to a record.
@@ -568,6 +590,7 @@ impl Launch {
         }
         w.u32(self.grace_ms).u32(self.flush_ms).u32(self.timeout_ms.unwrap_or(u32::MAX));
         w.u32(u32::from(self.kill_on_owner_death))
+            .u32(self.close_scope as u32)
             .u32(u32::from(self.output_piped))
             .u32(u32::from(self.cgroup));
         w.i32(self.join_group.unwrap_or(0)).u32(self.umask);
@@ -577,6 +600,7 @@ impl Launch {
         });
         w.i32(self.nice).i32(self.scheduler.policy).i32(self.scheduler.priority);
         w.i32(self.ioprio).i32(self.oom_score_adj).blob(&self.affinity);
+        Attributes::put(self.asked.as_deref(), &mut w);
         w.done()
     }
 
@@ -592,13 +616,15 @@ impl Launch {
         };
         let (argv, env) = (list()?, list()?);
         let (grace_ms, flush_ms, timeout) = (r.u32()?, r.u32()?, r.u32()?);
-        let (kill_on_owner_death, output_piped, cgroup) = (r.flag()?, r.flag()?, r.flag()?);
+        let (kill_on_owner_death, close_scope) = (r.flag()?, Scope::from_number(r.u32()?)?);
+        let (output_piped, cgroup) = (r.flag()?, r.flag()?);
         let (group, umask) = (r.i32()?, r.u32()?);
         let n = r.count(16)?;
         let rlimits = (0..n).map(|_| Ok((r.u64()?, r.u64()?))).collect::<Result<_, _>>()?;
         let nice = r.i32()?;
         let scheduler = Scheduler { policy: r.i32()?, priority: r.i32()? };
         let (ioprio, oom_score_adj, affinity) = (r.i32()?, r.i32()?, r.blob()?.to_vec());
+        let asked = Attributes::take(&mut r)?;
         r.end()?;
         let timeout_ms = (timeout != u32::MAX).then_some(timeout);
         let join_group = (group != 0).then_some(group);
@@ -610,6 +636,7 @@ impl Launch {
             flush_ms,
             timeout_ms,
             kill_on_owner_death,
+            close_scope,
             output_piped,
             cgroup,
             join_group,
@@ -620,6 +647,7 @@ impl Launch {
             ioprio,
             oom_score_adj,
             affinity,
+            asked,
         })
     }
 
@@ -673,6 +701,10 @@ pub enum Stdio {
     Piped,
     Inherit,
     Null,
+    /// A copy of this descriptor of the runtime's.
+    Descriptor(u32),
+    /// Of stderr alone: where stdout goes.
+    Stdout,
 }
 
 /// What TypeScript asks for (docs/abi.md).
@@ -682,6 +714,7 @@ pub struct Spec {
     pub kill_on_owner_death: bool,
     /// `containment: { kill: "tree" }`.
     pub no_cgroup: bool,
+    pub close_scope: Scope,
     pub grace_ms: u32,
     pub flush_ms: u32,
     pub timeout_ms: Option<u32>,
@@ -693,10 +726,11 @@ pub struct Spec {
     pub env: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// The runtime's own view of the environment, where it has one.
     pub view: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    pub asked: Option<Box<Attributes>>,
 }
 
-/// clearEnv, onOwnerDeath "kill", a view follows, no cgroup.
-const ALL_SPEC_FLAGS: u32 = 1 | 2 | 4 | 8;
+/// clearEnv, onOwnerDeath "kill", a view follows, no cgroup; closeScope "child" and "group".
+const ALL_SPEC_FLAGS: u32 = 1 | 2 | 4 | 8 | 16 | 32;
 
 impl Spec {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
@@ -709,18 +743,13 @@ impl Spec {
             return Err(Malformed);
         }
         let (grace_ms, flush_ms, timeout) = (r.u32()?, r.u32()?, r.u32()?);
-        let mut stdio = [Stdio::Piped; 3];
-        for slot in &mut stdio {
-            *slot = match r.u8()? {
-                0 => Stdio::Piped,
-                1 => Stdio::Inherit,
-                2 => Stdio::Null,
-                _ => return Err(Malformed),
-            };
-        }
-        if r.u8()? != 0 {
-            return Err(Malformed);
-        }
+        let close_scope = match flags & (16 | 32) {
+            0 => Scope::Tree,
+            16 => Scope::Child,
+            32 => Scope::Group,
+            _ => return Err(Malformed),
+        };
+        let stdio = take_stdio(&mut r)?;
         let (command, arg0, cwd) = (r.text()?, r.text()?, r.text()?);
         let n = r.count(4)?;
         let args = (0..n).map(|_| r.text()).collect::<Result<_, _>>()?;
@@ -731,11 +760,13 @@ impl Spec {
             let n = r.count(8)?;
             view = Some((0..n).map(|_| Ok((r.name()?, r.text()?))).collect::<Result<_, _>>()?);
         }
+        let asked = Attributes::take(&mut r)?;
         r.end()?;
         Ok(Spec {
             clear_env: flags & 1 != 0,
             kill_on_owner_death: flags & 2 != 0,
             no_cgroup: flags & 8 != 0,
+            close_scope,
             grace_ms,
             flush_ms,
             timeout_ms: (timeout != u32::MAX).then_some(timeout),
@@ -746,7 +777,29 @@ impl Spec {
             args,
             env,
             view,
+            asked,
         })
+    }
+}
+
+/// Three kinds and a zero, then the number of each descriptor.
+fn take_stdio(r: &mut Reader) -> Result<[Stdio; 3], Malformed> {
+    let kinds: [u8; 4] = r.array()?;
+    let mut stdio = [Stdio::Piped; 3];
+    for (number, slot) in stdio.iter_mut().enumerate() {
+        *slot = match kinds[number] {
+            0 => Stdio::Piped,
+            1 => Stdio::Inherit,
+            2 => Stdio::Null,
+            3 => Stdio::Descriptor(Some(r.u32()?).filter(|&fd| fd <= i32::MAX as u32).ok_or(Malformed)?),
+            4 if number == 2 => Stdio::Stdout,
+            _ => return Err(Malformed),
+        };
+    }
+    if kinds[3] == 0 {
+        Ok(stdio)
+    } else {
+        Err(Malformed)
     }
 }
 

@@ -2,11 +2,13 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! The calls of a port that runs, all on the calling thread; none of them waits.
 
-use crate::kernel::wire::{Cause, Scope, ToKeeper};
-use crate::runtime::port::lock;
+use crate::kernel::wire::{Cause, Scope, Size, ToKeeper};
+use crate::runtime::pipe;
+use crate::runtime::port::{is_output, lock, Port, Stdio};
 use crate::runtime::reactor::reactor;
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
+use std::sync::Mutex;
 
 /// The next spawn starts new helpers.
 pub fn reset(env: u32) -> Result<(), Errno> {
@@ -17,21 +19,21 @@ pub fn reset(env: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-fn output(stream: i32) -> Result<usize, Errno> {
-    if stream == 1 || stream == 2 {
-        Ok(stream as usize)
-    } else {
-        Err(Errno::INVAL)
-    }
+/// One of a port's streams by its number, of the direction that is meant.
+fn stream(port: &Port, number: i32, output: bool) -> Result<(usize, &Mutex<Stdio>), Errno> {
+    let number = usize::try_from(number).map_err(|_| Errno::INVAL)?;
+    let stdio = port.stream(number).filter(|_| is_output(number) == output);
+    Ok((number, stdio.ok_or(Errno::INVAL)?))
 }
 
 pub fn read(env: u32, port: i32, stream: i32, into: &mut [u8]) -> Result<usize, Errno> {
     let reactor = reactor()?;
-    let (port, stream) = (reactor.port(env, port)?, output(stream)?);
+    let port = reactor.port(env, port)?;
+    let (_, stdio) = self::stream(&port, stream, true)?;
     if port.discard.load(Ordering::Acquire) {
         return Ok(0);
     }
-    let mut stdio = lock(&port.stdio[stream]);
+    let mut stdio = lock(stdio);
     let Some(end) = stdio.end.as_mut() else { return Ok(0) };
     let got = end.read(into)?;
     if got == 0 {
@@ -42,9 +44,9 @@ pub fn read(env: u32, port: i32, stream: i32, into: &mut [u8]) -> Result<usize, 
     Ok(got)
 }
 
-pub fn write(env: u32, port: i32, bytes: &[u8]) -> Result<usize, Errno> {
+pub fn write(env: u32, port: i32, stream: i32, bytes: &[u8]) -> Result<usize, Errno> {
     let port = reactor()?.port(env, port)?;
-    let stdio = lock(&port.stdio[0]);
+    let stdio = lock(self::stream(&port, stream, false)?.1);
     let end = stdio.end.as_ref().ok_or(Errno::PIPE)?;
     // SIGPIPE is ignored in all three runtimes.
     rustix::io::retry_on_intr(|| rustix::io::write(&end.fd, bytes))
@@ -52,15 +54,24 @@ pub fn write(env: u32, port: i32, bytes: &[u8]) -> Result<usize, Errno> {
 
 pub fn arm(env: u32, port: i32, stream: i32) -> Result<(), Errno> {
     let reactor = reactor()?;
-    let stream = usize::try_from(stream).ok().filter(|&s| s < 3).ok_or(Errno::INVAL)?;
-    reactor.arm(&reactor.port(env, port)?, stream)
+    let port = reactor.port(env, port)?;
+    let stream = usize::try_from(stream).ok().filter(|s| port.streams().contains(s)).ok_or(Errno::INVAL)?;
+    reactor.arm(&port, stream)
 }
 
 pub fn shut(env: u32, port: i32, stream: i32) -> Result<(), Errno> {
     let reactor = reactor()?;
-    let stream = usize::try_from(stream).ok().filter(|&s| s < 3).ok_or(Errno::INVAL)?;
-    reactor.shut(&reactor.port(env, port)?, stream);
+    let port = reactor.port(env, port)?;
+    let stream = usize::try_from(stream).ok().filter(|s| port.streams().contains(s)).ok_or(Errno::INVAL)?;
+    reactor.shut(&port, stream);
     Ok(())
+}
+
+/// The size of the child's terminal; ENOTTY where it has none.
+pub fn resize(env: u32, port: i32, size: Size) -> Result<(), Errno> {
+    let port = reactor()?.port(env, port)?;
+    let stdio = lock(&port.stdio[1]);
+    pipe::resize(&stdio.end.as_ref().ok_or(Errno::NOTTY)?.fd, size)
 }
 
 pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> Result<(), Errno> {

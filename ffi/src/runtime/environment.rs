@@ -146,13 +146,14 @@ fn executable(path: &Path) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::wire::Stdio;
+    use crate::kernel::wire::{Scope, Stdio};
 
     fn spec(command: &[u8]) -> Spec {
         Spec {
             clear_env: false,
             kill_on_owner_death: false,
             no_cgroup: false,
+            close_scope: Scope::Tree,
             grace_ms: 0,
             flush_ms: 0,
             timeout_ms: None,
@@ -163,6 +164,7 @@ mod tests {
             args: Vec::new(),
             env: Vec::new(),
             view: None,
+            asked: None,
         }
     }
 

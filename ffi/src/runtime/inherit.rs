@@ -5,6 +5,7 @@
 
 use crate::kernel::procfs;
 use crate::kernel::sys::host::Priorities;
+use crate::kernel::wire::{Attributes, Rlimit};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -18,6 +19,29 @@ pub struct Inherited {
     pub oom_score_adj: i32,
     /// The process group of a runtime in its terminal's foreground: Ctrl-C must reach the child exactly once.
     pub foreground_group: Option<i32>,
+}
+
+impl Inherited {
+    /// Lays over what is asked for instead, and takes it out of there.
+    pub fn overlaid(mut self, asked: &mut Attributes) -> Self {
+        self.umask = asked.umask.take().unwrap_or(self.umask);
+        self.priorities.nice = asked.nice.take().unwrap_or(self.priorities.nice);
+        self.oom_score_adj = asked.oom_score_adj.take().unwrap_or(self.oom_score_adj);
+        limit(&mut self.rlimits, &std::mem::take(&mut asked.rlimits));
+        // On a terminal of its own nobody else is in the foreground.
+        self.foreground_group = self.foreground_group.filter(|_| asked.terminal.is_none());
+        self
+    }
+}
+
+/// A soft limit that nobody spoke of gives way to a hard one that somebody did.
+fn limit(own: &mut [(u64, u64)], asked: &[Rlimit]) {
+    for Rlimit { number, soft, hard } in asked {
+        if let Some(limit) = own.get_mut(*number as usize) {
+            let hard = hard.unwrap_or(limit.1);
+            *limit = (soft.unwrap_or(limit.0.min(hard)), hard);
+        }
+    }
 }
 
 /// The runtime's rights and confinement. A helper that was started with other
@@ -133,4 +157,21 @@ fn foreground_group() -> Option<i32> {
     let terminal = rustix::fs::open("/dev/tty", flags, Mode::empty()).ok()?;
     let foreground = rustix::termios::tcgetpgrp(&terminal).ok()?;
     (foreground == rustix::process::getpgrp()).then(|| foreground.as_raw_nonzero().get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_nobody_spoke_of_is_the_runtimes_own() {
+        let mut own = [(10, 20), (30, 40), (50, u64::MAX)];
+        let asked = [
+            Rlimit { number: 0, soft: None, hard: Some(5) },
+            Rlimit { number: 2, soft: Some(7), hard: None },
+            Rlimit { number: 9, soft: Some(1), hard: Some(1) },
+        ];
+        limit(&mut own, &asked);
+        assert_eq!(own, [(5, 5), (30, 40), (7, u64::MAX)]);
+    }
 }

@@ -8,19 +8,44 @@
 
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::sys::host;
-use crate::kernel::wire::{Launch, Scheduler, Spec, Stage, Stdio, ToKeeper, LAUNCH_MAX};
+use crate::kernel::wire::{Attributes, Launch, Scheduler, Spec, Stage, Stdio, ToKeeper, Writer, LAUNCH_MAX};
+use crate::runtime::credentials;
+use crate::runtime::descriptors::Descriptors;
 use crate::runtime::environment::Program;
 use crate::runtime::inherit::{self, Identity, Inherited};
 use crate::runtime::pair::Pair;
-use crate::runtime::pipe::{self, End};
 use crate::runtime::port::{lock, Env, Port, Terms};
 use crate::runtime::reactor::{reactor, Prepared, Reactor};
-use rustix::fd::OwnedFd;
+use crate::runtime::weight::{weigh, TooMuch, What};
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 type Failed = (Stage, Errno);
+
+/// Why a start was refused, with what there is to say beside stage and errno (docs/abi.md).
+pub struct Refusal {
+    pub failed: Failed,
+    pub detail: Vec<u8>,
+}
+
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Self {
+        Refusal { failed, detail: Vec::new() }
+    }
+}
+
+impl From<TooMuch> for Refusal {
+    fn from(TooMuch { what, bytes, most }: TooMuch) -> Self {
+        let (kind, at) = match what {
+            What::All => (0, 0),
+            What::Argument(at) => (1, at),
+            What::Variable(at) => (2, at),
+        };
+        let detail = Writer::default().u32(kind).u32(at as u32).f64(bytes as f64).f64(most as f64).done();
+        Refusal { failed: (Stage::Exec, Errno::TOOBIG), detail }
+    }
+}
 
 fn at(stage: Stage) -> impl Fn(Errno) -> Failed {
     move |errno| (stage, errno)
@@ -52,26 +77,11 @@ fn find(spec: Spec) -> Result<Program, Failed> {
     Program::find(spec, native)
 }
 
-/// The child's side and ours of its stdio.
-fn stdio(modes: [Stdio; 3]) -> Result<([Option<End>; 3], Vec<OwnedFd>), Errno> {
-    let mut ends = [None, None, None];
-    let mut childs = Vec::with_capacity(4);
-    fault("stdio")?;
-    for (number, mode) in modes.into_iter().enumerate() {
-        childs.push(match mode {
-            Stdio::Inherit => pipe::inherited(number)?,
-            Stdio::Null => pipe::null()?,
-            Stdio::Piped => {
-                let (ours, theirs) = pipe::piped(number == 0)?;
-                ends[number] = Some(ours);
-                theirs
-            }
-        });
+fn record(spec: Spec, path: Vec<u8>, env: Vec<Vec<u8>>, mut inherited: Inherited) -> Launch {
+    let mut asked = spec.asked;
+    if let Some(asked) = &mut asked {
+        inherited = inherited.overlaid(asked);
     }
-    Ok((ends, childs))
-}
-
-fn record(spec: Spec, path: Vec<u8>, env: Vec<Vec<u8>>, inherited: Inherited) -> Launch {
     let (policy, priority) = inherited.priorities.scheduler;
     Launch {
         path,
@@ -81,6 +91,7 @@ fn record(spec: Spec, path: Vec<u8>, env: Vec<Vec<u8>>, inherited: Inherited) ->
         flush_ms: spec.flush_ms,
         timeout_ms: spec.timeout_ms,
         kill_on_owner_death: spec.kill_on_owner_death,
+        close_scope: spec.close_scope,
         output_piped: spec.stdio[1..].contains(&Stdio::Piped),
         cgroup: !spec.no_cgroup,
         join_group: inherited.foreground_group,
@@ -91,20 +102,21 @@ fn record(spec: Spec, path: Vec<u8>, env: Vec<Vec<u8>>, inherited: Inherited) ->
         ioprio: inherited.priorities.ioprio,
         oom_score_adj: inherited.oom_score_adj,
         affinity: inherited.priorities.affinity,
+        asked: asked.filter(|asked| **asked != Attributes::default()),
     }
 }
 
 /// Starts the program that [`resolve`] has found last, which must be at `path`:
 /// permission was asked for that. The outcome is an event. Returns the handle.
-pub fn spawn(env: u32, path: &[u8]) -> Result<i32, Failed> {
+pub fn spawn(env: u32, path: &[u8]) -> Result<i32, Refusal> {
     let reactor = reactor().map_err(at(Stage::Library))?;
     let env = reactor.env(env).map_err(at(Stage::Library))?;
     let Some(Prepared { program, port }) = reactor.prepared(env.id) else {
-        return Err((Stage::Spec, Errno::INVAL));
+        return Err((Stage::Spec, Errno::INVAL).into());
     };
     let asked = Asked { reactor, port };
     if program.path != path {
-        return Err((Stage::Spec, Errno::INVAL));
+        return Err((Stage::Spec, Errno::INVAL).into());
     }
     let (identity, inherited) = fault("look").and_then(|()| inherit::look()).map_err(at(Stage::Guardian))?;
     let pair = pair_of(reactor, identity)?;
@@ -138,18 +150,20 @@ impl Asked<'_> {
     }
 
     /// Hands the keeper what it is to start.
-    fn start(mut self, program: Program, inherited: Inherited) -> Result<i32, Failed> {
-        let Some(port) = &self.port else { return Err((Stage::Keeper, Errno::CHILD)) };
-        let Program { spec, path, directory, env } = program;
+    fn start(mut self, program: Program, inherited: Inherited) -> Result<i32, Refusal> {
+        let Some(port) = &self.port else { return Err((Stage::Keeper, Errno::CHILD).into()) };
+        let Program { mut spec, path, directory, env } = program;
         let terms = Terms { grace_ms: spec.grace_ms, kill_on_owner_death: spec.kill_on_owner_death };
-        let (ends, mut childs) = stdio(spec.stdio).map_err(at(Stage::Stdio))?;
-        childs.push(directory);
-        let record = record(spec, path, env, inherited).encode();
+        spec.asked.as_deref_mut().map_or(Ok(()), credentials::settle)?;
+        let Descriptors { ends, more, childs } = Descriptors::new(&spec, directory)?;
+        let launch = record(spec, path, env, inherited);
+        weigh(&launch)?;
+        let record = launch.encode();
         if record.len() > LAUNCH_MAX {
-            return Err((Stage::Exec, Errno::TOOBIG));
+            return Err((Stage::Exec, Errno::TOOBIG).into());
         }
         port.terms.set(terms).map_err(|_| (Stage::Keeper, Errno::BUSY))?;
-        port.take_ends(ends);
+        port.take_ends(ends, more);
         let mut childs = Some(childs);
         let mut room = true;
         for packet in Launch::packets(&record) {

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
-//! Our ends of a child's stdio.
+//! Our ends of a child's descriptors: pipes for its standard streams, sockets
+//! for those above 2, the far side of a terminal for all three at once.
 
+use crate::kernel::sys::host;
+use crate::kernel::wire::Size;
 use crate::runtime::blocks::{self, BLOCK};
 use crate::runtime::transit;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
@@ -41,9 +47,19 @@ pub fn some_have_grown() -> bool {
     USED.load(Ordering::Acquire) > 0
 }
 
+/// What one end of ours belongs to.
+#[derive(Clone, Copy)]
+enum Kind {
+    Pipe,
+    /// One direction of a socket: its other one has an end of its own.
+    Socket(Shutdown),
+    Terminal,
+}
+
 /// One end of ours, non-blocking, with the room it has taken from the quota.
 pub struct End {
     pub fd: OwnedFd,
+    kind: Kind,
     grown: bool,
     /// Bytes read since the pipe was last empty.
     run: usize,
@@ -53,17 +69,25 @@ impl End {
     /// Of a pipe made just now, which has no other flags that could be set.
     fn new(fd: OwnedFd) -> Result<Self, Errno> {
         rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
-        Ok(End { fd, grown: false, run: 0 })
+        Ok(End::of(fd, Kind::Pipe))
+    }
+
+    fn of(fd: OwnedFd, kind: Kind) -> Self {
+        End { fd, kind, grown: false, run: 0 }
     }
 
     /// Reads without waiting. As much as a newborn pipe holds in one go means it may have been full: it grows.
     pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
-        let got = rustix::io::retry_on_intr(|| self.read_once(into));
+        let got = match (rustix::io::retry_on_intr(|| self.read_once(into)), self.kind) {
+            // Nobody has the terminal open any more; the socket's peer has left without reading all that we wrote.
+            (Err(Errno::IO), Kind::Terminal) | (Err(Errno::CONNRESET), Kind::Socket(_)) => Ok(0),
+            (other, _) => other,
+        };
         match got {
             Ok(n) => self.run += n,
             Err(_) => self.run = 0,
         }
-        if self.run >= BORN && !self.grown {
+        if self.run >= BORN && !self.grown && matches!(self.kind, Kind::Pipe) {
             self.grow();
         }
         got
@@ -100,6 +124,9 @@ impl Drop for End {
             blocks::trim();
             transit::close();
         }
+        if let Kind::Socket(side) = self.kind {
+            let _ = net::shutdown(&self.fd, side); // ENOTCONN: the other end is gone
+        }
     }
 }
 
@@ -122,11 +149,39 @@ pub fn piped(to_child: bool) -> Result<(End, OwnedFd), Errno> {
     Ok((End::new(ours)?, childs))
 }
 
-/// A copy of the runtime's own stdin, stdout or stderr.
-pub fn inherited(number: usize) -> Result<OwnedFd, Errno> {
-    let own: [rustix::fd::BorrowedFd<'static>; 3] =
-        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    rustix::io::fcntl_dupfd_cloexec(own[number.min(2)], 3)
+/// A copy of one of the runtime's own descriptors.
+pub fn inherited(number: u32) -> Result<OwnedFd, Errno> {
+    host::duplicate(number)
+}
+
+/// A socket between us and the child: what it writes there, what it reads there, and its end.
+pub fn both_ways() -> Result<([End; 2], OwnedFd), Errno> {
+    let (ours, theirs) =
+        net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = (above_stdio(ours)?, above_stdio(theirs)?);
+    rustix::fs::fcntl_setfl(&ours, OFlags::RDWR | OFlags::NONBLOCK)?;
+    let again = rustix::io::fcntl_dupfd_cloexec(&ours, 3)?;
+    let reads = End::of(ours, Kind::Socket(Shutdown::Read));
+    Ok(([reads, End::of(again, Kind::Socket(Shutdown::Write))], theirs))
+}
+
+/// A new terminal: what is typed into it, what it shows, and the child's side of it.
+pub fn terminal(size: Size) -> Result<([End; 2], OwnedFd), Errno> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = above_stdio(rustix::pty::openpt(flags)?)?;
+    rustix::pty::grantpt(&ours)?;
+    rustix::pty::unlockpt(&ours)?;
+    resize(&ours, size)?;
+    let theirs = above_stdio(rustix::pty::ioctl_tiocgptpeer(&ours, flags)?)?;
+    rustix::fs::fcntl_setfl(&ours, OFlags::RDWR | OFlags::NONBLOCK)?;
+    let again = rustix::io::fcntl_dupfd_cloexec(&ours, 3)?;
+    Ok(([End::of(ours, Kind::Terminal), End::of(again, Kind::Terminal)], theirs))
+}
+
+/// The programs on it are told by SIGWINCH.
+pub fn resize(terminal: impl AsFd, Size { columns, rows }: Size) -> Result<(), Errno> {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(terminal, size)
 }
 
 pub fn null() -> Result<OwnedFd, Errno> {

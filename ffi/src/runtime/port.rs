@@ -9,7 +9,7 @@ use crate::kernel::wire::{Cause, Done, Lack, Stage, Survivor, ToKeeper, Wait, Wr
 use crate::runtime::pipe::End;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
@@ -18,10 +18,24 @@ use std::thread::ThreadId;
 pub const STARTED: u32 = 1;
 pub const DONE: u32 = 2;
 pub const SIGNALLED: u32 = 32;
+/// Not of a port: a question to the user database has an answer.
+pub const LOOKED_UP: u32 = 1 << 30;
+
+/// The streams of a port: 0, 1 and 2 are the child's own; behind them, for each descriptor of its that is a socket
+/// of ours, one for reading and one for writing.
+const FIRST_MORE: usize = 3;
 
 /// The bit of a stream that is ready.
 pub fn ready(stream: usize) -> u32 {
-    4 << stream
+    match stream {
+        0..FIRST_MORE => 4 << stream,
+        _ => 64 << (stream - FIRST_MORE),
+    }
+}
+
+/// Whether we read it: the child writes.
+pub fn is_output(stream: usize) -> bool {
+    stream == 2 || stream % 2 == 1
 }
 
 /// A lock whose holder panicked still guards sound data: every change below is one assignment.
@@ -34,14 +48,21 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
+/// Whom an event is about.
+enum Told {
+    Port(Arc<Port>),
+    Answer(u32),
+}
+
 /// One isolate.
 pub struct Env {
     pub id: u32,
     /// Its own thread, the one that made it: no other isolate's number is of use to anybody.
     thread: ThreadId,
     wake: Box<dyn Wake>,
-    /// Each port stands here at most once, so that it cannot overflow.
-    ring: Mutex<VecDeque<Arc<Port>>>,
+    /// Each port and each answer stands here at most once, so that it cannot overflow.
+    ring: Mutex<VecDeque<Told>>,
+    answers: Mutex<HashMap<u32, Vec<u8>>>,
     awake: AtomicBool,
     /// The pair that served it last.
     pub pair: AtomicU32,
@@ -55,6 +76,7 @@ impl Env {
             thread,
             wake,
             ring: Mutex::default(),
+            answers: Mutex::default(),
             awake: AtomicBool::new(false),
             pair: AtomicU32::new(0),
         }
@@ -65,8 +87,8 @@ impl Env {
         self.thread == std::thread::current().id()
     }
 
-    fn push(&self, port: Arc<Port>) {
-        lock(&self.ring).push_back(port);
+    fn push(&self, told: Told) {
+        lock(&self.ring).push_back(told);
         if !self.awake.swap(true, Ordering::AcqRel) {
             self.wake.wake();
         }
@@ -79,9 +101,32 @@ impl Env {
         let mut ring = lock(&self.ring);
         let taken = ring.len().min(most);
         // First out of the ring, then the bits: a bit that comes in between enters the ring anew.
-        let ports: Vec<Arc<Port>> = ring.drain(..taken).collect();
+        let told: Vec<Told> = ring.drain(..taken).collect();
         drop(ring);
-        ports.iter().map(|port| (port.handle, port.take_bits())).collect()
+        let bits = |told: &Told| match told {
+            Told::Port(port) => (port.handle, port.take_bits()),
+            Told::Answer(ticket) => (*ticket as i32, LOOKED_UP),
+        };
+        told.iter().map(bits).collect()
+    }
+
+    /// Keeps an answer until it is taken, and tells of it.
+    pub fn answer(&self, ticket: u32, answer: Vec<u8>) {
+        lock(&self.answers).insert(ticket, answer);
+        self.push(Told::Answer(ticket));
+    }
+
+    /// An answer of at most so many bytes: a longer one stays (ERANGE).
+    pub fn take_answer(&self, ticket: u32, most: usize) -> Result<Vec<u8>, Errno> {
+        let mut answers = lock(&self.answers);
+        match answers.remove(&ticket) {
+            None => Err(Errno::BADF),
+            Some(answer) if answer.len() > most => {
+                answers.insert(ticket, answer);
+                Err(Errno::RANGE)
+            }
+            Some(answer) => Ok(answer),
+        }
     }
 }
 
@@ -155,6 +200,12 @@ pub struct Stdio {
     pub over: bool,
 }
 
+impl Stdio {
+    fn of(end: Option<End>) -> Self {
+        Stdio { over: end.is_none(), end, ..Stdio::default() }
+    }
+}
+
 /// What is known of the child.
 #[derive(Default)]
 pub struct State {
@@ -195,6 +246,8 @@ pub struct Port {
     pub terms: OnceLock<Terms>,
     pub keeper: Mutex<Outlet>,
     pub stdio: [Mutex<Stdio>; 3],
+    /// In pairs, for reading and for writing; as a rule there are none.
+    more: OnceLock<Vec<Mutex<Stdio>>>,
     pub state: Mutex<State>,
     /// Output is read by the reactor and thrown away.
     pub discard: AtomicBool,
@@ -215,6 +268,7 @@ impl Port {
             terms: OnceLock::new(),
             keeper: Mutex::new(Outlet::new(keeper)),
             stdio: Default::default(),
+            more: OnceLock::new(),
             state: Mutex::default(),
             discard: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
@@ -223,17 +277,30 @@ impl Port {
         }
     }
 
-    /// Our ends of the child's stdio, once they are made.
-    pub fn take_ends(&self, ends: [Option<End>; 3]) {
+    /// Our ends of the child's descriptors, once they are made.
+    pub fn take_ends(&self, ends: [Option<End>; 3], more: Vec<End>) {
         for (stdio, end) in self.stdio.iter().zip(ends) {
-            *lock(stdio) = Stdio { over: end.is_none(), end, ..Stdio::default() };
+            *lock(stdio) = Stdio::of(end);
         }
+        if !more.is_empty() {
+            self.more.get_or_init(|| more.into_iter().map(|end| Mutex::new(Stdio::of(Some(end)))).collect());
+        }
+    }
+
+    /// One of its streams, by number.
+    pub fn stream(&self, number: usize) -> Option<&Mutex<Stdio>> {
+        self.stdio.get(number).or_else(|| self.more.get()?.get(number - FIRST_MORE))
+    }
+
+    /// The numbers of all its streams.
+    pub fn streams(&self) -> std::ops::Range<usize> {
+        0..FIRST_MORE + self.more.get().map_or(0, Vec::len)
     }
 
     /// Puts the port into its isolate's ring, if it does not stand there.
     pub fn announce(self: &Arc<Self>, bits: u32) {
         if !self.released.load(Ordering::Acquire) && self.bits.fetch_or(bits, Ordering::AcqRel) == 0 {
-            self.env.push(self.clone());
+            self.env.push(Told::Port(self.clone()));
         }
     }
 

@@ -18,7 +18,9 @@ use crate::kernel::wire::{
 use crate::runtime::environment::{errno_of, Program};
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
-use crate::runtime::port::{lock, ready, Env, Port, State, Stdio, Terms, Wake, DONE, SIGNALLED, STARTED};
+use crate::runtime::port::{
+    is_output, lock, ready, Env, Port, State, Stdio, Terms, Wake, DONE, SIGNALLED, STARTED,
+};
 use crate::runtime::remains::Remains;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
@@ -340,8 +342,8 @@ impl Reactor {
     // ---- what JavaScript asks for
 
     pub fn arm(&self, port: &Arc<Port>, stream: usize) -> Result<(), Errno> {
-        let wanted = if stream == 0 { EventFlags::OUT } else { EventFlags::IN };
-        let mut stdio = lock(&port.stdio[stream]);
+        let wanted = if is_output(stream) { EventFlags::IN } else { EventFlags::OUT };
+        let mut stdio = lock(port.stream(stream).ok_or(Errno::INVAL)?);
         let discard = port.discard.load(Ordering::Acquire);
         if stdio.end.is_none() || discard {
             port.announce(ready(stream)); // over: a read or write says so
@@ -354,7 +356,8 @@ impl Reactor {
 
     /// Our end of a stream is closed; for output that means that we do not want to know when it ends.
     pub fn shut(&self, port: &Arc<Port>, stream: usize) {
-        let mut stdio = lock(&port.stdio[stream]);
+        let Some(stdio) = port.stream(stream) else { return };
+        let mut stdio = lock(stdio);
         stdio.end = None;
         stdio.over = true;
         let armed = std::mem::take(&mut stdio.armed);
@@ -392,9 +395,13 @@ impl Reactor {
         if port.discard.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.shut(port, 0);
-        for stream in [1, 2] {
-            let mut stdio = lock(&port.stdio[stream]);
+        for stream in port.streams() {
+            if !is_output(stream) {
+                self.shut(port, stream);
+                continue;
+            }
+            let Some(stdio) = port.stream(stream) else { continue };
+            let mut stdio = lock(stdio);
             let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::IN);
             if std::mem::take(&mut stdio.armed) {
                 port.announce(ready(stream)); // its reader finds the end
@@ -421,7 +428,7 @@ impl Reactor {
 
     /// Frees the slot of a port that is over and released.
     fn forget(&self, port: &Port) {
-        (0..3).for_each(|stream| lock(&port.stdio[stream]).end = None);
+        port.streams().filter_map(|stream| port.stream(stream)).for_each(|stdio| lock(stdio).end = None);
         lock(&self.shared).ports.remove(port.handle);
     }
 
@@ -472,8 +479,9 @@ impl Reactor {
 
     fn stdio_event(&self, port: &Arc<Port>, stream: usize, flags: EventFlags, buffer: &mut [u8]) {
         let over = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-        let mut stdio = lock(&port.stdio[stream]);
-        if port.discard.load(Ordering::Acquire) && stream > 0 {
+        let Some(stdio) = port.stream(stream) else { return };
+        let mut stdio = lock(stdio);
+        if port.discard.load(Ordering::Acquire) && is_output(stream) {
             let gone = stdio.end.as_mut().is_none_or(|end| drain(end, port, buffer));
             if gone {
                 stdio.end = None;
@@ -484,7 +492,7 @@ impl Reactor {
         }
         stdio.over |= over;
         let armed = std::mem::take(&mut stdio.armed);
-        if !over && stream > 0 && lock(&port.state).wait.is_some() {
+        if !over && matches!(stream, 1 | 2) && lock(&port.state).wait.is_some() {
             // Before the event is told: whoever is told may arm at once, and that must not be undone.
             let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::ONESHOT);
         }
@@ -492,7 +500,7 @@ impl Reactor {
         if armed {
             port.announce(ready(stream));
         }
-        if over && stream > 0 {
+        if over && is_output(stream) {
             self.tell_eof(port);
         }
     }
@@ -651,7 +659,8 @@ impl Reactor {
         if port.released.load(Ordering::Acquire) {
             self.forget(port);
         } else if port.discard.load(Ordering::Acquire) {
-            (1..3).for_each(|stream| lock(&port.stdio[stream]).end = None);
+            let outputs = port.streams().filter(|&stream| is_output(stream));
+            outputs.filter_map(|stream| port.stream(stream)).for_each(|stdio| lock(stdio).end = None);
         }
     }
 

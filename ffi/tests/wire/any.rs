@@ -5,8 +5,8 @@
 use crate::random::Random;
 use crate::record::Record;
 use proton_stream::kernel::wire::{
-    Cause, Done, FromGuardian, FromKeeper, Lack, Launch, Reason, Scheduler, Scope, Spec, Stage, Stdio,
-    Survivor, ToGuardian, ToKeeper, Wait,
+    Attributes, Cause, Done, FromGuardian, FromKeeper, Groups, Lack, Launch, Lookup, Reason, Rlimit,
+    Scheduler, Scope, Size, Source, Spec, Stage, Stdio, Survivor, ToGuardian, ToKeeper, Wait, Who,
 };
 
 impl Random {
@@ -136,6 +136,7 @@ impl Any for Launch {
             flush_ms: random.u32(),
             timeout_ms: random.limit(),
             kill_on_owner_death: random.one_in(2),
+            close_scope: random.of(&all(Scope::from_number)),
             output_piped: random.one_in(2),
             cgroup: random.one_in(2),
             join_group: Some(random.i32()).filter(|&group| group != 0),
@@ -146,6 +147,7 @@ impl Any for Launch {
             ioprio: random.i32(),
             oom_score_adj: random.i32(),
             affinity: random.bytes(9),
+            asked: asked(random),
         }
     }
 }
@@ -157,10 +159,11 @@ impl Any for Spec {
             clear_env: random.one_in(2),
             kill_on_owner_death: random.one_in(2),
             no_cgroup: random.one_in(2),
+            close_scope: random.of(&all(Scope::from_number)),
             grace_ms: random.u32(),
             flush_ms: random.u32(),
             timeout_ms: random.limit(),
-            stdio: [0; 3].map(|_| random.of(&[Stdio::Piped, Stdio::Inherit, Stdio::Null])),
+            stdio: [false, false, true].map(|stderr| stdio(random, stderr)),
             command: random.text(20),
             arg0: random.text(9),
             cwd: random.text(9),
@@ -169,6 +172,80 @@ impl Any for Spec {
                 (random.name(), if random.one_in(3) { None } else { Some(random.text(9)) })
             }),
             view: viewed.then(|| random.list(4, |random| (random.name(), random.text(9)))),
+            asked: asked(random),
         }
+    }
+}
+
+impl Any for Lookup {
+    fn any(random: &mut Random) -> Self {
+        Lookup { user: who(random), group: who(random), groups: random.list(4, |random| random.text(9)) }
+    }
+}
+
+fn who(random: &mut Random) -> Who {
+    match random.below(3) {
+        0 => Who::Nobody,
+        1 => Who::Name(random.name()),
+        _ => Who::Number(random.u32()),
+    }
+}
+
+fn stdio(random: &mut Random, stderr: bool) -> Stdio {
+    match random.below(if stderr { 5 } else { 4 }) {
+        0 => Stdio::Piped,
+        1 => Stdio::Inherit,
+        2 => Stdio::Null,
+        3 => Stdio::Descriptor(random.u32() >> 1),
+        _ => Stdio::Stdout,
+    }
+}
+
+/// Something at least, where there is anything.
+fn asked(random: &mut Random) -> Option<Box<Attributes>> {
+    let all = Attributes {
+        no_new_privs: random.one_in(2),
+        umask: some(random, |random| random.u32() % 0o1000),
+        nice: some(random, Random::i32),
+        oom_score_adj: some(random, Random::i32),
+        bounding: some(random, Random::u64),
+        ambient: some(random, Random::u64),
+        uid: some(random, id),
+        gid: some(random, id),
+        groups: some(random, |random| Groups { implied: random.one_in(2), ids: random.list(4, id) }),
+        rlimits: numbers(random, 0..16).into_iter().map(|number| rlimit(random, number)).collect(),
+        fds: numbers(random, 3..9).into_iter().map(|number| (number, source(random))).collect(),
+        terminal: some(random, |random| Size { columns: random.u64() as u16, rows: random.u64() as u16 }),
+    };
+    Some(all).filter(|all| random.one_in(2) && *all != Attributes::default()).map(Box::new)
+}
+
+/// A few of them, in their order.
+fn numbers(random: &mut Random, of: std::ops::Range<u32>) -> Vec<u32> {
+    of.filter(|_| random.one_in(8)).collect()
+}
+
+fn some<T>(random: &mut Random, make: impl FnOnce(&mut Random) -> T) -> Option<T> {
+    random.one_in(4).then(|| make(random))
+}
+
+fn id(random: &mut Random) -> u32 {
+    random.u32() >> 1
+}
+
+fn rlimit(random: &mut Random, number: u32) -> Rlimit {
+    let (soft, hard) = (random.u64(), random.u64());
+    match random.below(3) {
+        0 => Rlimit { number, soft: Some(soft), hard: None },
+        1 => Rlimit { number, soft: None, hard: Some(hard) },
+        _ => Rlimit { number, soft: Some(soft), hard: Some(hard) },
+    }
+}
+
+fn source(random: &mut Random) -> Source {
+    if random.one_in(2) {
+        Source::Piped
+    } else {
+        Source::Descriptor(random.u32() >> 1)
     }
 }

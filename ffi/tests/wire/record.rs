@@ -4,7 +4,8 @@
 //! Used by the tests and by the cargo-fuzz targets in fuzz/.
 
 use proton_stream::kernel::wire::{
-    FromGuardian, FromKeeper, Launch, Malformed, Spec, Stdio, ToGuardian, ToKeeper, Writer, ABI,
+    Attributes, FromGuardian, FromKeeper, Launch, Lookup, Malformed, Scope, Spec, Stdio, ToGuardian,
+    ToKeeper, Who, Writer, ABI,
 };
 use std::fmt::Debug;
 
@@ -35,6 +36,11 @@ impl Record for Spec {
         w.u32(ABI).u32(flags(self));
         w.u32(self.grace_ms).u32(self.flush_ms).u32(self.timeout_ms.unwrap_or(u32::MAX));
         w.raw(&self.stdio.map(stdio)).raw(&[0]);
+        for mode in self.stdio {
+            if let Stdio::Descriptor(number) = mode {
+                w.u32(number);
+            }
+        }
         w.blob(&self.command).blob(&self.arg0).blob(&self.cwd);
         w.u32(self.args.len() as u32);
         for arg in &self.args {
@@ -50,6 +56,7 @@ impl Record for Spec {
                 w.blob(key).blob(value);
             }
         }
+        Attributes::put(self.asked.as_deref(), &mut w);
         w.done()
     }
 
@@ -58,8 +65,39 @@ impl Record for Spec {
     }
 }
 
+/// As [`Spec`].
+impl Record for Lookup {
+    fn encoded(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u32(ABI);
+        for who in [&self.user, &self.group] {
+            match who {
+                Who::Nobody => w.u32(0),
+                Who::Name(name) => w.u32(1).blob(name),
+                Who::Number(id) => w.u32(2).u32(*id),
+            };
+        }
+        w.u32(self.groups.len() as u32);
+        for name in &self.groups {
+            w.blob(name);
+        }
+        w.done()
+    }
+
+    fn decoded(bytes: &[u8]) -> Result<Self, Malformed> {
+        Lookup::decode(bytes)
+    }
+}
+
 fn flags(spec: &Spec) -> u32 {
-    let all = [spec.clear_env, spec.kill_on_owner_death, spec.view.is_some(), spec.no_cgroup];
+    let all = [
+        spec.clear_env,
+        spec.kill_on_owner_death,
+        spec.view.is_some(),
+        spec.no_cgroup,
+        spec.close_scope == Scope::Child,
+        spec.close_scope == Scope::Group,
+    ];
     all.iter().enumerate().map(|(bit, &on)| u32::from(on) << bit).sum()
 }
 
@@ -68,6 +106,8 @@ fn stdio(mode: Stdio) -> u8 {
         Stdio::Piped => 0,
         Stdio::Inherit => 1,
         Stdio::Null => 2,
+        Stdio::Descriptor(_) => 3,
+        Stdio::Stdout => 4,
     }
 }
 

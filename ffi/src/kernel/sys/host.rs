@@ -50,6 +50,19 @@ fn affinity(mask_bytes: usize) -> Vec<u8> {
     mask
 }
 
+/// A copy, above the standard streams, of a descriptor that this process's own code has named. EBADF where there is
+/// none of that number.
+pub fn duplicate(number: u32) -> Result<rustix::fd::OwnedFd, Errno> {
+    let number = c_int::try_from(number).map_err(|_| Errno::BADF)?;
+    // SAFETY: the number is only looked up; what it names stays as it is.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    } else {
+        Ok(super::helper::adopt(copy))
+    }
+}
+
 /// All resource limits, soft and hard, by number.
 pub fn rlimits() -> Vec<(u64, u64)> {
     const COUNT: u32 = 16;

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * The options that say who the child is and what it may do.
+ *
+ * @module
+ */
+
+import {
+  checkText,
+  flag,
+  type Given,
+  kind,
+  record,
+  refuseUnknown,
+  whole,
+  wrong,
+} from "./checks.ts";
+import { nearest, quote, rangeError, typeError } from "./errors.ts";
+
+/** Linux's resource limits by their numbers (getrlimit(2)), RLIMIT_CPU first. */
+export const RLIMITS = [
+  "cpu",
+  "fsize",
+  "data",
+  "stack",
+  "core",
+  "rss",
+  "nproc",
+  "nofile",
+  "memlock",
+  "as",
+  "locks",
+  "sigpending",
+  "msgqueue",
+  "nice",
+  "rtprio",
+  "rttime",
+] as const;
+
+/** A resource limit of getrlimit(2), without its `RLIMIT_`. */
+export type RlimitName = typeof RLIMITS[number];
+
+/** In the unit of getrlimit(2): mostly bytes; seconds, microseconds or a count for some. */
+export type RlimitValue = number | "unlimited";
+
+/** One resource limit: soft and hard alike, or each by itself; what is not given is the runtime's. */
+export type Rlimit = RlimitValue | { soft?: RlimitValue; hard?: RlimitValue };
+
+/** Linux's capabilities by their numbers (capabilities(7)). */
+export const CAPABILITIES = [
+  "CAP_CHOWN",
+  "CAP_DAC_OVERRIDE",
+  "CAP_DAC_READ_SEARCH",
+  "CAP_FOWNER",
+  "CAP_FSETID",
+  "CAP_KILL",
+  "CAP_SETGID",
+  "CAP_SETUID",
+  "CAP_SETPCAP",
+  "CAP_LINUX_IMMUTABLE",
+  "CAP_NET_BIND_SERVICE",
+  "CAP_NET_BROADCAST",
+  "CAP_NET_ADMIN",
+  "CAP_NET_RAW",
+  "CAP_IPC_LOCK",
+  "CAP_IPC_OWNER",
+  "CAP_SYS_MODULE",
+  "CAP_SYS_RAWIO",
+  "CAP_SYS_CHROOT",
+  "CAP_SYS_PTRACE",
+  "CAP_SYS_PACCT",
+  "CAP_SYS_ADMIN",
+  "CAP_SYS_BOOT",
+  "CAP_SYS_NICE",
+  "CAP_SYS_RESOURCE",
+  "CAP_SYS_TIME",
+  "CAP_SYS_TTY_CONFIG",
+  "CAP_MKNOD",
+  "CAP_LEASE",
+  "CAP_AUDIT_WRITE",
+  "CAP_AUDIT_CONTROL",
+  "CAP_SETFCAP",
+  "CAP_MAC_OVERRIDE",
+  "CAP_MAC_ADMIN",
+  "CAP_SYSLOG",
+  "CAP_WAKE_ALARM",
+  "CAP_BLOCK_SUSPEND",
+  "CAP_AUDIT_READ",
+  "CAP_PERFMON",
+  "CAP_BPF",
+  "CAP_CHECKPOINT_RESTORE",
+] as const;
+
+/** A capability of capabilities(7). */
+export type Capability = typeof CAPABILITIES[number];
+
+/** What of the runtime's capabilities the child can have. */
+export interface CapabilityOptions {
+  /** All that the child and its descendants can ever have, by whatever they execute; default: the runtime's. */
+  bounding?: readonly Capability[];
+  /**
+   * What the child has without being root, and hands on to what it executes;
+   * the runtime must have it. Default: the runtime's, none where `uid` is given.
+   */
+  ambient?: readonly Capability[];
+}
+
+/** Who and what a child is to be, where that is not inherited. `null` and empty: inherited. */
+export interface Privileges {
+  readonly noNewPrivs: boolean;
+  readonly umask: number | null;
+  readonly nice: number | null;
+  readonly oomScoreAdj: number | null;
+  /** A bit for each capability. */
+  readonly bounding: bigint | null;
+  readonly ambient: bigint | null;
+  readonly uid: number | null;
+  readonly gid: number | null;
+  /** `implied`: they came with a user's name. */
+  readonly groups: { readonly implied: boolean; readonly ids: readonly number[] } | null;
+  readonly rlimits: readonly Limit[];
+}
+
+/** A resource limit by number; null is the runtime's. */
+export interface Limit {
+  readonly number: number;
+  readonly soft: bigint | null;
+  readonly hard: bigint | null;
+}
+
+/** Who is to be looked up before a start. */
+export interface Question {
+  readonly user: string | number | null;
+  readonly group: string | number | null;
+  /** The names among the supplementary groups. */
+  readonly groups: readonly string[];
+}
+
+/** What the user database says; null in place of what was not asked for. */
+export interface Answer {
+  readonly user: {
+    readonly uid: number;
+    readonly gid: number;
+    readonly name: string;
+    readonly home: string;
+    /** By name: all of the user's groups. */
+    readonly groups: readonly number[];
+  } | null;
+  readonly group: number | null;
+  readonly groups: readonly number[];
+}
+
+/** Who the child is to be, as the caller has said it; null where nothing was said. */
+export interface Identity {
+  readonly uid: string | number | null;
+  readonly gid: string | number | null;
+  readonly groups: readonly (string | number)[] | null;
+}
+
+/** -1 means "leave it" to the calls that take an id. */
+const LARGEST_ID = 2 ** 32 - 2;
+/** NGROUPS_MAX. */
+const GROUPS_MAX = 65_536;
+const UNLIMITED = 2n ** 64n - 1n;
+
+/** What is asked for but the identity. */
+export function privilegesOf(given: Given): Privileges {
+  const capabilities = record(
+    given,
+    "capabilities",
+    'give an object such as { bounding: ["CAP_NET_BIND_SERVICE"] }',
+    ["bounding", "ambient"],
+  ) ?? {};
+  const { bounding, ambient } = {
+    bounding: capabilitySet("capabilities.bounding", capabilities.bounding),
+    ambient: capabilitySet("capabilities.ambient", capabilities.ambient),
+  };
+  if (bounding !== null && ambient !== null && (ambient & ~bounding) !== 0n) {
+    throw typeError(
+      'Cannot use option "capabilities"',
+      `ambient holds ${names(ambient & ~bounding)}, which bounding does not`,
+      "give it in both, or in none",
+    );
+  }
+  return Object.freeze({
+    noNewPrivs: flag(given, "noNewPrivs"),
+    umask: whole("umask", given.umask, "", 0, 0o777) ?? null,
+    nice: whole("nice", given.nice, "", -20, 19) ?? null,
+    oomScoreAdj: whole("oomScoreAdj", given.oomScoreAdj, "", -1000, 1000) ?? null,
+    bounding,
+    ambient,
+    uid: null,
+    gid: null,
+    groups: null,
+    rlimits: rlimitsOf(given),
+  });
+}
+
+/** Whether nothing is asked for. */
+export function isNothing(all: Privileges): boolean {
+  return !all.noNewPrivs && all.rlimits.length === 0 &&
+    [all.umask, all.nice, all.oomScoreAdj, all.bounding, all.ambient].every((v) => v === null) &&
+    [all.uid, all.gid, all.groups].every((value) => value === null);
+}
+
+function names(set: bigint): string {
+  return CAPABILITIES.filter((_, bit) => (set >> BigInt(bit) & 1n) === 1n).join(" and ");
+}
+
+function capabilitySet(name: string, value: unknown): bigint | null {
+  if (value === undefined) return null;
+  const mend = 'give an array such as ["CAP_NET_BIND_SERVICE"]';
+  if (!Array.isArray(value)) throw wrong(name, kind(value), mend);
+  let set = 0n;
+  for (const one of Array.from(value)) {
+    if (typeof one !== "string") throw wrong(`${name}`, `with ${kind(one)} in it`, mend);
+    const bit = (CAPABILITIES as readonly string[]).indexOf(one);
+    if (bit < 0) {
+      const meant = nearest(one.toUpperCase().replace(/^(CAP_)?/, "CAP_"), CAPABILITIES);
+      throw typeError(
+        `Cannot use option ${quote(name)}`,
+        `there is no capability ${quote(one)}`,
+        meant === null ? "give names of capabilities(7)" : `did you mean ${quote(meant)}?`,
+      );
+    }
+    set |= 1n << BigInt(bit);
+  }
+  return set;
+}
+
+function rlimitsOf(given: Given): readonly Limit[] {
+  const all = record(given, "rlimits", "give an object such as { nofile: 1024 }", null);
+  if (all === undefined) return [];
+  refuseUnknown("resource limit", all, RLIMITS);
+  const limits = RLIMITS.flatMap((name, number) => {
+    const limit = all[name];
+    return limit === undefined ? [] : [rlimit(`rlimits.${name}`, number, limit)];
+  });
+  return Object.freeze(limits);
+}
+
+function rlimit(name: string, number: number, value: unknown): Limit {
+  if (typeof value !== "object") {
+    const both = rlimitValue(name, value);
+    return Object.freeze({ number, soft: both, hard: both });
+  }
+  const mend = 'give a number, "unlimited", or { soft, hard }';
+  const parts = record({ [name]: value }, name, mend, ["soft", "hard"]) ?? {};
+  const [soft, hard] = [parts.soft, parts.hard].map((one, at) =>
+    one === undefined ? null : rlimitValue(`${name}.${at === 0 ? "soft" : "hard"}`, one)
+  );
+  if ((soft ?? null) === null && (hard ?? null) === null) throw wrong(name, "empty", mend);
+  if (typeof soft === "bigint" && typeof hard === "bigint" && soft > hard) {
+    throw rangeError(
+      `Cannot use option ${quote(name)}`,
+      "the soft limit is above the hard one",
+      "give a soft limit that is not",
+    );
+  }
+  return Object.freeze({ number, soft: soft ?? null, hard: hard ?? null });
+}
+
+function rlimitValue(name: string, value: unknown): bigint {
+  if (value === "unlimited") return UNLIMITED;
+  if (typeof value === "number") {
+    return BigInt(whole(name, value, "", 0, Number.MAX_SAFE_INTEGER) ?? 0);
+  }
+  const is = typeof value === "string" ? quote(value) : kind(value);
+  throw wrong(name, is, 'give a whole number, 0 or more, or "unlimited"');
+}
+
+/**
+ * Who the child is to be.
+ *
+ * @throws {RangeError} for root, which is nobody to become.
+ */
+export function identityOf(given: Given): Identity {
+  return Object.freeze({
+    uid: idOf("uid", given.uid),
+    gid: idOf("gid", given.gid),
+    groups: groupsOf(given.groups),
+  });
+}
+
+function idOf(name: string, value: unknown): string | number | null {
+  if (value === undefined) return null;
+  if (typeof value === "string") {
+    checkText(`use option ${quote(name)}`, "it", value, "give a name or a number");
+    return value;
+  }
+  if (typeof value !== "number") throw wrong(name, kind(value), "give a name or a number");
+  if (value === 0) throw isRoot(name);
+  return whole(name, value, "", 1, LARGEST_ID) ?? null;
+}
+
+function isRoot(name: string): RangeError {
+  return rangeError(
+    `Cannot use option ${quote(name)}`,
+    "it is root's",
+    "leave it out to keep what the runtime has, or name somebody else",
+  );
+}
+
+function groupsOf(value: unknown): Identity["groups"] {
+  if (value === undefined) return null;
+  const mend = "give an array of names and numbers";
+  if (!Array.isArray(value)) throw wrong("groups", kind(value), mend);
+  if (value.length > GROUPS_MAX) {
+    throw rangeError(
+      'Cannot use option "groups"',
+      `it holds ${value.length}, more than the ${GROUPS_MAX} that a process can have`,
+      "give fewer",
+    );
+  }
+  const one = (group: unknown, at: number) => {
+    const id = idOf(`groups[${at}]`, group);
+    if (id === null) throw wrong(`groups[${at}]`, "undefined", mend);
+    return id;
+  };
+  return Object.freeze(Array.from(value, one));
+}
+
+/** What of it the user database has to say; null where nothing. */
+export function questionOf({ uid, gid, groups }: Identity): Question | null {
+  const names = (groups ?? []).filter((group) => typeof group === "string");
+  // A user by number has no groups but those that are given; one must be had in any case.
+  const primary = typeof uid === "number" && gid === null;
+  const user = typeof uid === "string" || primary ? uid : null;
+  if (user === null && typeof gid !== "string" && names.length === 0) return null;
+  return Object.freeze({ user, group: gid, groups: Object.freeze(names) });
+}
+
+/**
+ * The same with the ids that `answer` gives.
+ *
+ * @throws {RangeError} where a name turns out to be root's.
+ */
+export function withIdentity(
+  all: Privileges,
+  { uid, gid, groups }: Identity,
+  answer: Answer | null,
+): Privileges {
+  const found = (name: string, asked: string | number | null, id: number | null) => {
+    if (asked !== null && id === 0) throw isRoot(name);
+    return id;
+  };
+  const named = [...answer?.groups ?? []];
+  const ids = groups?.map((group, at) =>
+    typeof group === "number" ? group : found(`groups[${at}]`, group, named.shift() ?? 0) ?? 0
+  );
+  const user = answer?.user ?? null;
+  const own = typeof uid === "string" && user !== null
+    ? { implied: true, ids: Object.freeze([...user.groups]) }
+    : null;
+  return Object.freeze({
+    ...all,
+    uid: found("uid", uid, typeof uid === "number" ? uid : user?.uid ?? null),
+    gid: found(
+      "gid",
+      gid ?? uid,
+      typeof gid === "number" ? gid : answer?.group ?? user?.gid ?? null,
+    ),
+    groups: ids === undefined ? own : { implied: false, ids: Object.freeze(ids) },
+  });
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/** What a child may do: exactly what was asked for, as the kernel shows it, and all else as the runtime has it. */
+
+import { assertEquals, assertRejects } from "@std/assert";
+import { type Capability, open, type OpenOptions, SpawnError } from "../mod.ts";
+import { CAPABILITIES, type RlimitName, RLIMITS } from "../src/privileges.ts";
+import { asRoot, leavesNothing, ROOT, stat, statusField, test, until } from "./helpers.ts";
+import { Host, USERS } from "./host_process.ts";
+
+const UNPRIVILEGED = USERS.at(-1);
+
+/** The soft and hard limits of a process, by the names of prlimit(2). */
+function limits(pid: number): Record<string, [string, string]> {
+  const lines = Deno.readTextFileSync(`/proc/${pid}/limits`).split("\n").slice(1, -1);
+  return Object.fromEntries(lines.map((line) => {
+    const [soft = "", hard = ""] = line.slice(26).trim().split(/\s+/);
+    return [line.slice(0, 26).trim(), [soft, hard]];
+  }));
+}
+
+/** /proc's names of the limits, in the order of {@link RLIMITS}. */
+const SHOWN: Readonly<Record<RlimitName, string>> = {
+  cpu: "Max cpu time",
+  fsize: "Max file size",
+  data: "Max data size",
+  stack: "Max stack size",
+  core: "Max core file size",
+  rss: "Max resident set",
+  nproc: "Max processes",
+  nofile: "Max open files",
+  memlock: "Max locked memory",
+  as: "Max address space",
+  locks: "Max file locks",
+  sigpending: "Max pending signals",
+  msgqueue: "Max msgqueue size",
+  nice: "Max nice priority",
+  rtprio: "Max realtime priority",
+  rttime: "Max realtime timeout",
+};
+
+/** Lowered from what any host has, and still enough for `cat`. */
+const LOWER: Readonly<Record<RlimitName, [soft: number, hard: number]>> = {
+  cpu: [100, 200],
+  fsize: [1_000, 2_000],
+  data: [2 ** 29, 2 ** 30],
+  stack: [2 ** 20, 2 ** 21],
+  core: [0, 0],
+  rss: [2 ** 28, 2 ** 29],
+  nproc: [100, 200],
+  nofile: [64, 128],
+  memlock: [0, 4_096],
+  as: [2 ** 32, 2 ** 33],
+  locks: [10, 20],
+  sigpending: [7, 9],
+  msgqueue: [100, 200],
+  nice: [0, 0],
+  rtprio: [0, 0],
+  rttime: [5_000, 6_000],
+};
+
+for (const name of RLIMITS) {
+  test(`rlimits.${name}: soft and hard as asked for, every other limit as the runtime has it`, async () => {
+    const [soft, hard] = LOWER[name];
+    await using port = await open("cat", [], { rlimits: { [name]: { soft, hard } } });
+    const expected = { ...limits(Deno.pid), [SHOWN[name]]: [`${soft}`, `${hard}`] };
+    assertEquals(limits(port.pid), expected);
+  });
+}
+
+test("rlimits: a number is both, one part leaves the other, soft gives way to a lower hard one", async () => {
+  const [soft, hard] = limits(Deno.pid)["Max open files"] ?? [];
+  const shown = async (nofile: NonNullable<OpenOptions["rlimits"]>["nofile"]) => {
+    await using port = await open("cat", [], { rlimits: nofile === undefined ? {} : { nofile } });
+    return limits(port.pid)["Max open files"];
+  };
+  assertEquals(await shown(undefined), [soft, hard] as unknown);
+  assertEquals(await shown(50), ["50", "50"]);
+  assertEquals(await shown({ soft: 51 }), ["51", hard] as unknown);
+  assertEquals(await shown({ hard: 52 }), ["52", "52"]);
+});
+
+test("rlimits: a soft limit above the runtime's hard one is a SpawnError that says so", async () => {
+  await using host = Host.start(
+    `
+    const said = await open("true", [], { rlimits: { nofile: { soft: 5000 } } }).catch((e) => e.message);
+    say("said", said);
+    `,
+    { under: ["prlimit", "--nofile=1000:2000"] },
+  );
+  assertEquals(
+    (await host.next("said")).join(" "),
+    'Cannot start "true": a soft limit is above its hard one (EINVAL): give a hard limit, too, or a smaller soft one',
+  );
+});
+
+test("rlimits, nice, oomScoreAdj: more than an unprivileged runtime has is refused with the mend", async () => {
+  await using host = Host.start(
+    `
+    for (const options of [
+      { rlimits: { nofile: 5000 } },
+      { nice: -5 },
+      { oomScoreAdj: -500 },
+    ]) {
+      const { name, stage, code, message } = await open("true", [], options).catch((error) => error);
+      say("said", name, stage, code, message.includes("CAP_SYS_"));
+    }
+    // What is no more than it has is taken.
+    const port = await open("cat", [], { rlimits: { nofile: 100 }, nice: 19, oomScoreAdj: 900 });
+    say("ready", port.pid);
+    await hear();
+    `,
+    {
+      user: UNPRIVILEGED ?? { name: "", uid: null },
+      above: ROOT ? ["prlimit", "--nofile=1000:2000", "--nice=0"] : [],
+      under: ROOT ? [] : ["prlimit", "--nofile=1000:2000", "--nice=0"],
+    },
+  );
+  assertEquals(await host.next("said"), ["SpawnError", "rlimit", "EPERM", "true"]);
+  assertEquals(await host.next("said"), ["SpawnError", "nice", "EACCES", "true"]);
+  assertEquals(await host.next("said"), ["SpawnError", "oom_score_adj", "EACCES", "true"]);
+  const [pid = 0] = await host.numbers("ready");
+  assertEquals([limits(pid)["Max open files"], stat(pid)?.[16]], [["100", "100"], "19"] as unknown);
+  assertEquals(oomScoreAdj(pid), "900");
+});
+
+function oomScoreAdj(pid: number): string {
+  return Deno.readTextFileSync(`/proc/${pid}/oom_score_adj`).trim();
+}
+
+test("umask: what was asked for, else the runtime's", async () => {
+  const shown = async (options: OpenOptions) => {
+    await using port = await open("cat", [], options);
+    return parseInt(statusField(port.pid, "Umask"), 8);
+  };
+  const own = parseInt(statusField(Deno.pid, "Umask"), 8);
+  assertEquals([await shown({}), await shown({ umask: 0 }), await shown({ umask: 0o177 })], [
+    own,
+    0,
+    0o177,
+  ]);
+});
+
+test("nice: what was asked for, else the runtime's", async () => {
+  const own = Number(stat(Deno.pid)?.[16]);
+  for (const [options, nice] of [[{}, own], [{ nice: 19 }, 19], [{ nice: own }, own]] as const) {
+    await using port = await open("cat", [], options);
+    assertEquals(Number(stat(port.pid)?.[16]), nice);
+  }
+});
+
+test("oomScoreAdj: the child's alone; its keeper has its own back, and the next child the runtime's", async () => {
+  await using port = await open("cat", [], { oomScoreAdj: 999 });
+  assertEquals(oomScoreAdj(port.pid), "999");
+  const keeper = Number(stat(port.pid)?.[1]);
+  await until(() => oomScoreAdj(keeper) !== "999", { what: "the keeper's own" });
+  await using next = await open("cat");
+  assertEquals(oomScoreAdj(next.pid), oomScoreAdj(Deno.pid));
+});
+
+test("noNewPrivs: set where it was asked for, else as the runtime has it", async () => {
+  const own = statusField(Deno.pid, "NoNewPrivs");
+  await using port = await open("cat", [], { noNewPrivs: true });
+  await using other = await open("cat", [], { noNewPrivs: false });
+  assertEquals([port, other].map(({ pid }) => statusField(pid, "NoNewPrivs")), ["1", own]);
+});
+
+/** The sets of a process, as numbers. */
+function capabilities(pid: number): Record<"Inh" | "Prm" | "Eff" | "Bnd" | "Amb", bigint> {
+  const set = (name: string) => BigInt(`0x${statusField(pid, `Cap${name}`)}`);
+  return {
+    Inh: set("Inh"),
+    Prm: set("Prm"),
+    Eff: set("Eff"),
+    Bnd: set("Bnd"),
+    Amb: set("Amb"),
+  };
+}
+
+function setOf(...names: Capability[]): bigint {
+  return names.reduce((set, name) => set | 1n << BigInt(CAPABILITIES.indexOf(name)), 0n);
+}
+
+asRoot("capabilities.bounding: root's child has those and can never have another", async () => {
+  const bounding: Capability[] = ["CAP_KILL", "CAP_NET_BIND_SERVICE"];
+  await using port = await open("cat", [], { capabilities: { bounding } });
+  const kept = setOf(...bounding);
+  const got = capabilities(port.pid);
+  assertEquals([got.Bnd, got.Prm, got.Eff, got.Inh & ~kept], [kept, kept, kept, 0n]);
+  await using none = await open("cat", [], { capabilities: { bounding: [] } });
+  const nothing = capabilities(none.pid);
+  assertEquals(Object.values(nothing), [0n, 0n, 0n, 0n, 0n]);
+  await using whole = await open("cat");
+  assertEquals(capabilities(whole.pid).Bnd, capabilities(Deno.pid).Bnd, "the next has all again");
+});
+
+asRoot("capabilities.ambient: another user's child has those and hands them on", async () => {
+  const options: OpenOptions = {
+    uid: 4711,
+    gid: 4711,
+    capabilities: { ambient: ["CAP_NET_BIND_SERVICE"] },
+  };
+  await using port = await open("sh", ["-c", "cat & wait"], options);
+  const one = setOf("CAP_NET_BIND_SERVICE");
+  const { Bnd, ...sets } = capabilities(port.pid);
+  assertEquals(Object.values(sets), [one, one, one, one]);
+  assertEquals(Bnd, capabilities(Deno.pid).Bnd);
+  await using both = await open("cat", [], {
+    ...options,
+    noNewPrivs: true,
+    capabilities: { bounding: ["CAP_CHOWN", "CAP_KILL"], ambient: ["CAP_KILL"] },
+  });
+  const kill = setOf("CAP_KILL");
+  const got = capabilities(both.pid);
+  assertEquals([got.Prm, got.Eff, got.Amb, got.Bnd], [kill, kill, kill, kill | setOf("CAP_CHOWN")]);
+  await using plain = await open("cat", [], { uid: 4711, gid: 4711 });
+  const { Bnd: _, ...left } = capabilities(plain.pid);
+  assertEquals(Object.values(left), [0n, 0n, 0n, 0n], "none without being asked");
+});
+
+test("capabilities: more than an unprivileged runtime has is refused", async () => {
+  const user = UNPRIVILEGED ?? { name: "", uid: null };
+  await using host = Host.start(
+    `
+    for (const capabilities of [{ ambient: ["CAP_CHOWN"] }, { bounding: ["CAP_CHOWN"] }]) {
+      const { name, stage, code } = await open("true", [], { capabilities }).catch((error) => error);
+      say("said", name, stage, code);
+    }
+    const port = await open("true", [], { capabilities: { ambient: [] } });
+    say("ended", (await port.status).code);
+    `,
+    { user },
+  );
+  assertEquals(await host.next("said"), ["SpawnError", "capabilities", "EPERM"]);
+  assertEquals(await host.next("said"), ["SpawnError", "capabilities", "EPERM"]);
+  assertEquals(await host.next("ended"), ["0"]);
+});
+
+test("a start that is refused on its way leaves nothing", async () => {
+  await leavesNothing(async () => {
+    for (let round = 0; round < 3; round++) {
+      await assertRejects(() => open("cat", [], { rlimits: { nofile: 1 } }), SpawnError);
+      await assertRejects(() => open("cat", ["x".repeat(200_000)]), SpawnError);
+    }
+  });
+});
