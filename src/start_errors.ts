@@ -21,7 +21,7 @@ const NO_DIRECTORY = ["no such directory", "create it or give another cwd"] as c
 const NOT_A_DIRECTORY = ["it is not a directory", "give a directory as cwd"] as const;
 const CLOSED_DIRECTORY = [
   "it may not be entered",
-  "give the user that it runs as the x permission on it and on every directory above it",
+  "give another cwd, or the user that it runs as the x permission on it and all directories above",
 ] as const;
 const TOO_MANY = "wait for other processes to end, or raise the limit (ulimit -u, pids.max)";
 const OUT_OF_FDS = "close ports or files, or raise the limit (ulimit -n)";

@@ -91,6 +91,39 @@ matrixCase({
 
 matrixCase({
   number: "+",
+  title: "a set-uid-root program of an unprivileged owner, under noNewPrivs: it gains nothing",
+  not: BY_ROOT,
+  body: async (run) => {
+    using scratch = new Scratch().open();
+    const program = scratch.file("owner");
+    Deno.copyFileSync(PROBE, program);
+    chmodSync(program, 0o4755);
+    const options = `["become-owner"], { noNewPrivs: true }`;
+    await using host = run.start(CLOSED(`${JSON.stringify(program)}, ${options}`));
+    const ids = identities((await host.numbers("ready")).slice(0, 1));
+    assertEquals(await survivors(host), []);
+    await gone(ids);
+  },
+});
+
+matrixCase({
+  number: "+",
+  title: "root without CAP_KILL, and a program that is started as another user",
+  not: {
+    "tree, root": "is refused at its start: test/identity_test.ts",
+    "tree, unprivileged": "has no CAP_SETUID",
+    "cgroup2, unprivileged": "has no CAP_SETUID",
+  },
+  body: async (run) => {
+    const under = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
+    const command = `"sh", ["-c", "echo ready $$; sleep 1000"], { uid: 65534, gid: 65534 }`;
+    await using host = run.start(CLOSED(command), { under });
+    await outOfReach(run, host);
+  },
+});
+
+matrixCase({
+  number: "+",
   title: "root without CAP_KILL, and a child that has become another user",
   not: {
     "tree, unprivileged": "has no CAP_KILL to lose: #26",
