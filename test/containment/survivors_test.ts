@@ -116,7 +116,8 @@ matrixCase({
   },
   body: async (run) => {
     const under = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
-    const command = `"sh", ["-c", "echo ready $$; sleep 1000"], { uid: 65534, gid: 65534 }`;
+    const command =
+      `"sh", ["-c", "echo ready $$; sleep 1000"], { uid: 65534, gid: 65534, cwd: "/" }`;
     await using host = run.start(CLOSED(command), { under });
     await outOfReach(run, host);
   },
