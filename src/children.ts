@@ -18,6 +18,7 @@ import { open, type Port, processOf } from "./port.ts";
 import { awaitReady, checkWaitFor, type Readiness, type WaitFor } from "./readiness.ts";
 import type { Restart } from "./restart.ts";
 import type { Server } from "./server.ts";
+import { deferred } from "./streams.ts";
 
 /** What every child has. */
 interface Common {
@@ -98,11 +99,7 @@ export async function startProgram(spec: ProgramSpec, place: Place): Promise<Run
   const given = { ...options, delayToSigkill, owner: place.owner };
   const port = await open(command, args, given, place.core);
   const output = spec.output === "keep" ? null : outputOf(spec, port, place.log);
-  const stop = async (how: number | "brutalKill" = delayToSigkill) => {
-    // Also where a grace is running, which a second close() would wait for.
-    if (how === "brutalKill") processOf(port).stop("close", 0);
-    await port.close({ graceMs: how === "brutalKill" ? 0 : how });
-  };
+  const stop = (how: number | "brutalKill" = delayToSigkill) => end(port, how, output);
   const gone = async () => {
     const { reason } = await port.status;
     return { normal: reason.kind === "normal", reason };
@@ -110,6 +107,26 @@ export async function startProgram(spec: ProgramSpec, place: Place): Promise<Run
   const running = { port, stop, ended: gone() };
   await readyOrStopped(spec, running, place, output);
   return running;
+}
+
+/** SIGTERM, grace, SIGKILL. Unlike `close()` it hears what the program says at its end. */
+async function end(
+  port: Port,
+  how: number | "brutalKill",
+  output: OutputLog | null,
+): Promise<void> {
+  // Also where a grace is running, which a second close() would wait for.
+  if (how === "brutalKill") processOf(port).stop("close", 0);
+  if (how === "brutalKill" || how === 0 || output === null) {
+    return await port.close({ graceMs: how === "brutalKill" ? 0 : how });
+  }
+  await port.kill("SIGTERM", { scope: "tree" }).catch(() => {}); // it has ended: its status says so
+  const late = deferred<"late">();
+  const timer = setTimeout(() => late.resolve("late"), how);
+  const first = await Promise.race([port.status, late.promise]);
+  clearTimeout(timer);
+  if (first === "late") return await port.close({ graceMs: 0 });
+  await output.done;
 }
 
 function graceOf({ shutdown, options }: ProgramSpec): number {

@@ -422,6 +422,19 @@ test("lines go to the log whole, with prefix and level, and bounded", async () =
   assertEquals(of("stdout")[0]?.level, "debug");
 });
 
+test("what a program says at its end is logged as well", async () => {
+  const lines: string[] = [];
+  // The shell alone says it: whatever it started then would be ended as well.
+  const farewell = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; echo bye; exit 0";
+  const script = `trap '${farewell}' TERM; echo up; sleep 1000 & wait`;
+  const supervisor = await start({
+    children: [{ id: "a", command: "sh", args: ["-c", script], waitFor: { line: /up/ } }],
+    log: ({ stream, text }) => stream === "stdout" && lines.push(text),
+  });
+  await supervisor.stop();
+  assertEquals([lines[0], lines.length, lines.at(-1)], ["up", 20_002, "bye"]);
+});
+
 test("output: drop reads to nothing, keep leaves it to whoever reads the port", async () => {
   const lines: LogLine[] = [];
   const flood = ["flood", `${1024 * 1024}`, `${1024 * 1024}`];

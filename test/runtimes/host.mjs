@@ -7,7 +7,7 @@ import process from "node:process";
 import { ready } from "./shared.mjs";
 
 const [kind, module, probe] = process.argv.slice(2);
-const { open } = await import(module);
+const { open, Supervisor } = await import(module);
 const say = (...words) => process.stdout.write(`${words.join(" ")}\n`);
 
 async function tree() {
@@ -31,6 +31,28 @@ switch (kind) {
     port.status.then(({ signal }) => say("status", signal));
     if (kind === "unref") port.unref();
     say("last");
+    break;
+  }
+  case "supervised": {
+    const child = (id) => ({
+      id,
+      command: "sh",
+      args: ["-c", `trap 'echo stop ${id}; exit 0' TERM; echo ready; sleep 1000 & wait`],
+      waitFor: { line: /^ready$/ },
+      shutdown: 2 ** 31 - 1,
+    });
+    const last = () => {
+      say("ready");
+      return true;
+    };
+    await Supervisor.run({
+      children: [
+        child("a"),
+        child("b"),
+        { id: "last", command: "sleep", args: ["1000"], waitFor: last },
+      ],
+      log: ({ text }) => text.startsWith("stop") && say("noted", text),
+    });
     break;
   }
   default:

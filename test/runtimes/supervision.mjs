@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { alive, gone, identity, met, text } from "./shared.mjs";
 
 /** The tests, over the module that is tested. */
-export function supervision({ proton, probe }) {
+export function supervision({ proton, probe, startHost }) {
   const { ClosedError, ServerError, startLink, Supervisor, SupervisorError, whereis } = proton;
 
   async function serverLife() {
@@ -111,7 +111,18 @@ export function supervision({ proton, probe }) {
     );
   }
 
+  async function runUntilSignal() {
+    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) {
+      const { host, next, ended } = startHost("supervised");
+      await next("ready");
+      host.kill(signal);
+      assert.deepEqual([await next("noted"), await next("noted")], [["stop", "b"], ["stop", "a"]]);
+      assert.deepEqual(await ended, { code: null, signal });
+    }
+  }
+
   return [
+    ["Supervisor.run: a signal ends all in reverse order, and the program by it", runUntilSignal],
     ["a supervisor: order, readiness, a nested one, a restart, reverse order", supervisorLife],
     ["too many restarts escalate; a start that fails says why", escalation],
     ["a server: name, calls answered later, continue, stop", serverLife],
