@@ -191,10 +191,30 @@ test("as a service with KillMode=control-group: SIGTERM to all at once keeps the
   }
 });
 
+const CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
+asRoot("process 1 without a handler does not hear SIGTERM: its ports live on", async () => {
+  await using host = Host.start(
+    `
+    const port = await open("cat");
+    say("ready", port.pid);
+    await hear();
+    await port.command("still here\\n");
+    await port.closeStdin();
+    say("said", (await port.text()).trim());
+    `,
+    { above: CONTAINER },
+  );
+  await host.next("ready");
+  const [runtime = 0] = children(host.pid);
+  Deno.kill(runtime, "SIGTERM");
+  await host.tell("go\n");
+  assertEquals(await host.next("said"), ["still", "here"]);
+});
+
 asRoot("as process 1 of a container: SIGTERM, the grace, the order, and 143", async () => {
   using scratch = new Scratch();
-  const above = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
-  const [running, ids] = await supervised(scratch, { above });
+  const [running, ids] = await supervised(scratch, { above: CONTAINER });
   await using host = running;
   const [runtime = 0] = children(host.pid);
   Deno.kill(runtime, "SIGTERM");
