@@ -25,7 +25,7 @@ private_apt() {
   )
   "$program" -qq -o "Dir::State::Lists=$dir/lists" -o "Dir::Cache::archives=$dir/archives" \
     -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o Debug::NoLocking=1 \
-    -o "APT::Sandbox::User=$(id -un)" -o Acquire::Languages=none "${sources[@]}" "$@"
+    -o APT::Sandbox::User=root -o Acquire::Languages=none "${sources[@]}" "$@"
 }
 
 # fetched_once NAME: runs fetch_NAME in a fresh directory and keeps that as .cache/vm/NAME; two that
