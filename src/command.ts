@@ -19,7 +19,7 @@ import { gather, type Output, type Room } from "./streams.ts";
 export type Input = string | Uint8Array | ReadableStream<Uint8Array>;
 
 /** Every option of `open` but those for a conversation, and what the program is to read. */
-export interface CommandOptions extends Omit<OpenOptions, "owner" | "stdioWindow"> {
+export interface CommandOptions extends Omit<OpenOptions, "owner" | "stdioWindow" | "pty" | "fds"> {
   /** All of stdin. Without it stdin is `"null"`, unless `stdin: "inherit"` is given. */
   input?: Input;
   /**
@@ -93,11 +93,11 @@ function checked(options: CommandOptions): CommandOptions {
   if (typeof options !== "object" || options === null) {
     throw typeError("Cannot read the options", "they are no object", "give an object");
   }
-  for (const name of ["owner", "stdioWindow"]) {
+  for (const name of ["owner", "stdioWindow", "pty", "fds"]) {
     if (!(name in options)) continue;
     throw typeError(
       `Cannot use option "${name}"`,
-      "a command that is run to its end sends no messages",
+      "with a command that is run to its end nobody talks meanwhile",
       "leave it out, or use open()",
     );
   }

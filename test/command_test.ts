@@ -122,7 +122,7 @@ test("cmd: bad input is refused before anything starts", async () => {
     assertRejects(() => cmd("true", [], options as CommandOptions), TypeError, message);
   await refused(
     { owner: {} },
-    'option "owner": a command that is run to its end sends no messages',
+    'option "owner": with a command that is run to its end nobody talks meanwhile',
   );
   await refused({ stdioWindow: 100 }, 'option "stdioWindow"');
   await refused({ stdin: "piped" }, 'option "stdin": nobody would write to it');
