@@ -50,6 +50,10 @@ export {
 } from "./src/server.ts";
 export { cmd, type CommandOptions, type CommandResult, type Input } from "./src/command.ts";
 export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/mailbox.ts";
+export { Cgroups } from "./src/cgroup.ts";
+export type { LimitEvent } from "./src/events.ts";
+export type { Counters, Pressure, Stats } from "./src/figures.ts";
+export type { DeviceLimits, Limits, RawSet } from "./src/limits.ts";
 export type { ContainmentOptions, OpenOptions } from "./src/options.ts";
 export type { PtyOptions, PtySize, Source, Stdio } from "./src/descriptors.ts";
 export type {
@@ -59,6 +63,7 @@ export type {
   RlimitName,
   RlimitValue,
 } from "./src/privileges.ts";
+export type { RequiredContainment } from "./src/plan.ts";
 export type {
   Cause,
   Containment,

@@ -11,6 +11,8 @@
  */
 
 import type { Spec } from "./options.ts";
+import type { CgroupVersion } from "./figures.ts";
+import type { Check } from "./limits.ts";
 import type { Answer } from "./privileges.ts";
 import type { Cause, Ending, Guards, Survivor } from "./status.ts";
 
@@ -37,6 +39,8 @@ export interface Report extends Ending {
   ownGroup: boolean;
   /** Why it did not start, where it did not. */
   failure: { stage: string; errno: number } | null;
+  /** What the failure is about: the number of the setting in the plan, and a path. */
+  about: { setting: number | null; subject: string } | null;
   /** True once the tree is proven gone, or `survivors` names what is left. */
   done: boolean;
   /** True where output was thrown away because nobody was to read it any more. */
@@ -55,6 +59,24 @@ export interface PortEvents {
   done(report: Report): void;
   /** An armed stream may be read from or written to. Each `arm` is answered at most once. */
   ready(stream: StreamNumber): void;
+  /** Something has happened to the tree's limits. Only after {@link Core.watch}. */
+  alarm(): void;
+}
+
+/** A cgroup of a tree. */
+export interface Leaf {
+  version: CgroupVersion;
+  path: string;
+}
+
+/** A mounted hierarchy of cgroups. */
+export interface Hierarchy {
+  version: CgroupVersion;
+  /** Of v1: those that are bound to it. Of v2: those that the runtime's own cgroup has. */
+  controllers: string[];
+  mount: string;
+  /** The directory of the runtime's own cgroup; null where what is mounted does not show it. */
+  own: string | null;
 }
 
 /** The native side as one isolate sees it. */
@@ -106,6 +128,18 @@ export interface Core {
    * After `deadlineMs` the port is done with what survives named.
    */
   close(port: Handle, cause: Cause, graceMs: number, deadlineMs: number): void;
+  /** Stops the whole tree, or lets it go on; resolves to 0 or a negative errno. */
+  freeze(port: Handle, on: boolean): Promise<number>;
+  /** The cgroups of a tree that runs, and how often its memory was said to be under pressure. */
+  leaves(port: Handle): { leaves: Leaf[]; pressed: number };
+  /** From now on the port's `alarm` is called. */
+  watch(port: Handle): void;
+  /** What is mounted of cgroups. */
+  hierarchies(): Hierarchy[];
+  /** What a file of a cgroup says, or a negative errno (-25, ENOTTY: it is none). */
+  cgroupRead(path: string): string | number;
+  /** Writes to a file of a cgroup and reads it back; 0 or a negative errno (-121, EREMOTEIO: it does not keep the value). */
+  cgroupWrite(path: string, value: string, check: Check): number;
   /** The state now. */
   report(port: Handle): Report;
   /** Gives the handle up. A port that is not done is ended as by its owner's end. Idempotent. */

@@ -71,8 +71,22 @@ export class SpawnError extends ProtonError {
   }
 }
 
-/** A containment that was asked for cannot be had on this host; nothing was started. */
+/** A containment that was asked for cannot be had on this host; nothing was started, or changed. */
 export class ContainmentError extends ProtonError {
+  /** The file of a cgroup that did not take its value, or the cgroup that is not to be had; null where it is neither. */
+  readonly file: string | null;
+  /** What was to be written there. */
+  readonly value: string | null;
+  /** The system's error number; `code` is its name. */
+  readonly errno: number;
+
+  constructor(fault: Fault & { file?: string | null; value?: string | null; errno?: number }) {
+    super(fault);
+    this.file = fault.file ?? null;
+    this.value = fault.value ?? null;
+    this.errno = fault.errno ?? 0;
+  }
+
   static {
     this.prototype.name = "ContainmentError";
   }

@@ -33,6 +33,8 @@ import {
   streamsOf,
 } from "./descriptors.ts";
 import { quote, typeError } from "./errors.ts";
+import type { Limits, RawSet } from "./limits.ts";
+import { type CgroupPlan, planOf, type RequiredContainment } from "./plan.ts";
 import {
   type Answer,
   type CapabilityOptions,
@@ -164,6 +166,25 @@ export interface OpenOptions {
   rlimits?: Readonly<Partial<Record<RlimitName, Rlimit>>>;
   /** How likely the child is to be killed when memory is short, -1,000 to 1,000 (proc(5)); default: the runtime's. */
   oomScoreAdj?: number;
+  /** What the whole tree may use at most, held by the kernel through cgroups; an error where it cannot be. */
+  limits?: Limits;
+  /** Controllers whose cgroups the tree is to be in, such as `["memory", "cpu"]`. */
+  cgroupControllers?: readonly string[];
+  /**
+   * An existing cgroup, from the root of its hierarchy on, below which the
+   * tree's own is made; default: the runtime's own.
+   */
+  cgroupBase?: string;
+  /** The tree's own cgroup itself, which must not exist yet; excludes `cgroupBase`. */
+  cgroupPath?: string;
+  /** Files of its cgroups and what is written to them: `[["memory", "memory.limit_in_bytes", "268435456"]]`. */
+  cgroupSets?: readonly RawSet[];
+  /**
+   * Lets the runtime and its helpers be moved into a cgroup below their own,
+   * where v2 gives no limits otherwise: it has no controllers for the children
+   * of a cgroup that processes are in. Default false.
+   */
+  cgroupMoveSelf?: boolean;
   /** Accepted because the Elixir original has it; without effect in JavaScript. */
   parallelism?: boolean;
 }
@@ -176,6 +197,8 @@ export interface ContainmentOptions {
    * `"tree"`: without one; every descendant is followed, as it is in any case.
    */
   kill?: "auto" | "tree";
+  /** What it has to be at least: less is a `ContainmentError`, and nothing is started. */
+  require?: RequiredContainment;
 }
 
 /** A checked request with every default filled in; nothing in it can change any more. */
@@ -204,6 +227,8 @@ export interface Spec {
   readonly killOnOwnerDeath: boolean;
   /** No cgroup is to be made for it. */
   readonly treeOnly: boolean;
+  /** What its cgroups have to hold; null where nothing was asked for. */
+  readonly cgroup: CgroupPlan | null;
   readonly drainTimeoutMs: number;
   /** null: never. */
   readonly timeoutMs: number | null;
@@ -252,6 +277,12 @@ const KNOWN: Readonly<Record<keyof OpenOptions, true>> = {
   nice: true,
   rlimits: true,
   oomScoreAdj: true,
+  limits: true,
+  cgroupControllers: true,
+  cgroupBase: true,
+  cgroupPath: true,
+  cgroupSets: true,
+  cgroupMoveSelf: true,
   parallelism: true,
 };
 
@@ -317,6 +348,7 @@ export function validate(
     flushMs: delay(given, "flushMs", 0) ?? graceMs,
     killOnOwnerDeath: oneOf("onOwnerDeath", given.onOwnerDeath, ["graceful", "kill"]) === "kill",
     treeOnly: treeOnly(given),
+    cgroup: planOf(given),
     drainTimeoutMs: delay(given, "drainTimeoutMs", 0) ?? 5_000,
     timeoutMs: delay(given, "timeoutMs", 1) ?? null,
     signal: abortSignal(given),
@@ -367,7 +399,7 @@ function optionsOf(options: unknown): Given {
 /** Whether `containment` asks for no cgroup. */
 function treeOnly(given: Given): boolean {
   const mend = 'give an object such as { kill: "tree" }';
-  const asked = record(given, "containment", mend, ["kill"]);
+  const asked = record(given, "containment", mend, ["kill", "require"]);
   return oneOf("containment.kill", asked?.kill, ["auto", "tree"]) === "tree";
 }
 

@@ -7,10 +7,14 @@
  * @module
  */
 
+import { liveStats, setLimits } from "./cgroup.ts";
 import type { Core } from "./core.ts";
 import type { Given } from "./checks.ts";
 import { type PtySize, ptySize } from "./descriptors.ts";
 import { ClosedError, errnoName, errnoSentence, typeError } from "./errors.ts";
+import { type LimitEvent, limitEvents } from "./events.ts";
+import type { Stats } from "./figures.ts";
+import type { Limits } from "./limits.ts";
 import { Mailbox, type Message } from "./mailbox.ts";
 import { nativeCore } from "./native/load.ts";
 import { answered, type OpenOptions, type Spec, validate } from "./options.ts";
@@ -341,6 +345,61 @@ export class Port {
       );
     }
     await this.#process.kill(signalNumber(signal), scope);
+  }
+
+  /**
+   * Stops every process of the tree until {@link Port.thaw}: by its cgroup
+   * where it has one, which it cannot see, else by SIGSTOP. Closing lets it go
+   * on first.
+   *
+   * @throws {ClosedError} where it is gone (ESRCH), or this handle does not own it any more (ENOTOWNER).
+   * @throws {ContainmentError} where it does not stand still within a second (ETIMEDOUT); it goes on then.
+   */
+  async freeze(): Promise<void> {
+    this.#mustOwn("freeze");
+    await this.#process.freeze(true);
+  }
+
+  /** Lets the tree go on after {@link Port.freeze}. Errors as there. */
+  async thaw(): Promise<void> {
+    this.#mustOwn("thaw");
+    await this.#process.freeze(false);
+  }
+
+  /**
+   * What the tree uses at this moment, as far as its cgroups count it: all of
+   * it with limits, its processor time with any cgroup v2, nothing without.
+   *
+   * @throws {ClosedError} where it is gone (ESRCH): the last figures are in `status`.
+   */
+  // deno-lint-ignore require-await -- refusals are rejections
+  async stats(): Promise<Stats> {
+    if (this.#process.ended) throw this.#process.gone("look at", "stats");
+    return liveStats(this.#process.core, this.#process.handle);
+  }
+
+  /**
+   * Changes limits while the tree runs; each is read back. Only those whose
+   * controllers it was opened with.
+   *
+   * @throws {ContainmentError} where one is not to be had (file, value, errno).
+   * @throws {TypeError} or {RangeError} for what cannot be meant.
+   * @throws {ClosedError} where it is gone, or not owned any more.
+   */
+  // deno-lint-ignore require-await -- refusals are rejections
+  async setLimits(limits: Limits): Promise<void> {
+    this.#mustOwn("setLimits");
+    const { core, handle, subject, ended } = this.#process;
+    if (ended) throw this.#process.gone("set the limits of", "setLimits");
+    setLimits(core, handle, limits, subject);
+  }
+
+  /**
+   * What happens to the tree's limits, as it happens, from its start to its
+   * end. A reader that is slow finds how often it was, summed up.
+   */
+  events(): AsyncGenerator<LimitEvent, void, void> {
+    return limitEvents(this.#process);
   }
 
   #mustOwn(op: string, unsent?: Uint8Array): void {

@@ -8,8 +8,16 @@
  * @module
  */
 
+import { containmentError } from "./containment_error.ts";
 import type { Core, Handle, PortEvents, Report, Scope, StreamNumber } from "./core.ts";
-import { ClosedError, errnoName, errnoSentence, quote, SurvivorsError } from "./errors.ts";
+import {
+  ClosedError,
+  ContainmentError,
+  errnoName,
+  errnoSentence,
+  quote,
+  SurvivorsError,
+} from "./errors.ts";
 import type { Mailbox, Member } from "./mailbox.ts";
 import { Pump } from "./messages.ts";
 import type { Spec } from "./options.ts";
@@ -17,6 +25,8 @@ import type { Port } from "./port.ts";
 import { startError } from "./start_errors.ts";
 import { type Cause, type ExitStatus, exitStatus } from "./status.ts";
 import { type Deferred, deferred, Input, Output, type Source } from "./streams.ts";
+
+const ESRCH = 3;
 
 /** How much longer than its grace a close may take where nobody says. */
 const PATIENCE_MS = 5_000;
@@ -53,6 +63,7 @@ export class Process implements PortEvents, Source, Member {
   #report: Report | null = null;
   /** `done` was told. A report can say so before: it shows the state now, and its event is still on its way. */
   #done = false;
+  readonly #alarmed = new Set<() => void>();
   #closing: Promise<void> | null = null;
   #ending = false;
   #over = false;
@@ -129,7 +140,10 @@ export class Process implements PortEvents, Source, Member {
     this.#over = true;
     this.#letGo();
     this.core.release(this.handle);
-    this.#running.reject(startError(report.failure, this.spec));
+    const { failure, about } = report;
+    const { cgroup, command } = this.spec;
+    const contained = containmentError({ failure, about }, cgroup, command);
+    this.#running.reject(contained ?? startError(failure, this.spec));
   }
 
   done(report: Report): void {
@@ -137,8 +151,25 @@ export class Process implements PortEvents, Source, Member {
     this.#done = true;
     for (const input of this.#inputs) input.abandon("the program has ended");
     this.#status.resolve(exitStatus(report));
+    this.alarm();
     for (const output of this.outputs) output.onTreeGone();
     this.#settled();
+  }
+
+  alarm(): void {
+    for (const listener of this.#alarmed) listener();
+  }
+
+  /** `listener` is called when something happens to the tree's limits, and once at its end. */
+  onAlarm(listener: () => void): () => void {
+    if (this.#alarmed.size === 0 && !this.#done) this.core.watch(this.handle);
+    this.#alarmed.add(listener);
+    return () => this.#alarmed.delete(listener);
+  }
+
+  /** `done` was told. */
+  get ended(): boolean {
+    return this.#done;
   }
 
   ready(stream: StreamNumber): void {
@@ -272,14 +303,35 @@ export class Process implements PortEvents, Source, Member {
   }
 
   async kill(signal: number, scope: Scope): Promise<void> {
-    const result = this.#done ? -3 : await this.core.signal(this.handle, signal, scope);
+    const result = this.#done ? -ESRCH : await this.core.signal(this.handle, signal, scope);
+    if (result !== 0) throw this.gone("signal", "kill", -result);
+  }
+
+  /** Stops the whole tree, or lets it go on. */
+  async freeze(on: boolean): Promise<void> {
+    const result = this.#done ? -ESRCH : await this.core.freeze(this.handle, on);
     if (result === 0) return;
-    throw new ClosedError({
-      what: `Cannot signal ${this.subject}`,
+    const op = on ? "freeze" : "thaw";
+    if (result === -ESRCH) throw this.gone(op, op, -result);
+    throw new ContainmentError({
+      what: `Cannot ${op} ${this.subject}`,
       why: errnoSentence(-result),
       code: errnoName(-result),
+      mend: "try again; what cannot be interrupted keeps the tree from standing still",
+      op,
+      subject: this.subject,
+      errno: -result,
+    });
+  }
+
+  /** It has ended, or is about to. */
+  gone(doing: string, op: string, errno: number = ESRCH): ClosedError {
+    return new ClosedError({
+      what: `Cannot ${doing} ${this.subject}`,
+      why: errnoSentence(errno),
+      code: errnoName(errno),
       mend: "look at port.status first",
-      op: "kill",
+      op,
       subject: this.subject,
     });
   }

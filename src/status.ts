@@ -9,6 +9,7 @@
  */
 
 import { errnoName, nearest, quote, rangeError, type Survivor, typeError } from "./errors.ts";
+import { type CgroupVersion, type Figure, type Stats, statsOf } from "./figures.ts";
 
 export type { Survivor };
 
@@ -72,6 +73,16 @@ export interface Usage {
   systemMs: number;
   /** Largest resident memory of a single process, in bytes. */
   maxRssBytes: number;
+  /** Most memory that the whole tree ever used, in bytes; where its memory was limited. */
+  peakMemoryBytes?: number;
+  /** Time that it waited because of its limit of processors, in milliseconds; where that was limited. */
+  throttledMs?: number;
+  /** Most processes and threads that there ever were; where they were limited. */
+  peakPids?: number;
+  /** Bytes read from block devices; where they were limited. */
+  readBytes?: number;
+  /** Bytes written to block devices; where they were limited. */
+  writtenBytes?: number;
 }
 
 /** What holds a tree together, as facts. */
@@ -79,11 +90,12 @@ export interface Containment {
   /**
    * How the tree is ended: `"tree"`, by following every descendant;
    * `"cgroup2"`, by `cgroup.kill` as well, which no descendant can leave
-   * without the right to write into other cgroups.
+   * without the right to write into other cgroups; `"cgroup1"`, by the v1
+   * freezer and a signal to each member as well.
    */
-  kill: "cgroup2" | "tree";
-  /** What enforces resource limits. */
-  limits: "none";
+  kill: "cgroup2" | "cgroup1" | "tree";
+  /** What enforces resource limits, where there are any; of both, the weaker. */
+  limits: "cgroup2" | "cgroup1" | "none";
   guards: Guards;
   /** What it rests on, in a sentence. */
   why: string;
@@ -135,24 +147,43 @@ export interface Ending {
   survivors: Survivor[];
   guards: Guards;
   cgroup: CgroupState;
+  /** By which version of cgroups it is ended as one, beside what `cgroup` says, and limited. */
+  held: { kill: CgroupVersion; limits: CgroupVersion };
+  /** What its cgroups have counted, where it had limits. */
+  figures: readonly Figure[];
 }
 
 /** The record of an end. A child whose end nobody saw is `"lost"`. */
 export function exitStatus(ending: Ending): ExitStatus {
-  const { cause, killed, survivors, wallMs, userMs, systemMs, maxRssBytes } = ending;
+  const { killed, survivors, wallMs, userMs, systemMs, maxRssBytes } = ending;
   const reason = exitReason(ending.wait);
+  const stats = statsOf(ending.figures);
+  const out = stats.counters.oomKill > 0;
+  // The kernel killed one of the tree, and so it ended.
+  const cause = out && ending.cause === "exit" ? "oom" : ending.cause;
   return {
     reason,
     code: reason.kind === "normal" ? 0 : reason.kind === "exitStatus" ? reason.code : null,
     signal: reason.kind === "signal" ? reason.signal : null,
     success: reason.kind === "normal",
     cause,
-    usage: { wallMs, userMs, systemMs, maxRssBytes },
-    oomKilled: cause === "oom",
+    usage: { wallMs, userMs, systemMs, maxRssBytes, ...limitedUsage(stats) },
+    oomKilled: out || cause === "oom",
     killed,
     survivors: [...survivors],
     containment: containment(ending),
   };
+}
+
+function limitedUsage({ memory, cpu, pids, io }: Stats): Partial<Usage> {
+  const all = {
+    peakMemoryBytes: memory?.peakBytes,
+    throttledMs: cpu?.throttledMs,
+    peakPids: pids?.peak,
+    readBytes: io?.readBytes,
+    writtenBytes: io?.writtenBytes,
+  };
+  return Object.fromEntries(Object.entries(all).filter(([, amount]) => amount !== undefined));
 }
 
 function exitReason(wait: Ending["wait"]): ExitReason {
@@ -164,9 +195,12 @@ function exitReason(wait: Ending["wait"]): ExitReason {
 }
 
 /** What holds a tree together while these guards stand. */
-export function containment({ guards, cgroup }: Pick<Ending, "guards" | "cgroup">): Containment {
-  const kill = cgroup.lack === "nothing" ? "cgroup2" : "tree";
-  return { kill, limits: "none", guards, why: `${WHY[kill][guards]}; ${because(cgroup)}` };
+export function containment(
+  { guards, cgroup, held }: Pick<Ending, "guards" | "cgroup" | "held">,
+): Containment {
+  const kill = cgroup.lack === "nothing" ? "cgroup2" : held.kill === 1 ? "cgroup1" : "tree";
+  const limits = (["none", "cgroup1", "cgroup2"] as const)[held.limits];
+  return { kill, limits, guards, why: `${WHY[kill][guards]}; ${because(cgroup)}` };
 }
 
 const WHY: Readonly<Record<Containment["kill"], Readonly<Record<Guards, string>>>> = {
@@ -177,6 +211,14 @@ const WHY: Readonly<Record<Containment["kill"], Readonly<Record<Guards, string>>
       "the watchdog is gone: its cgroup is killed as a whole by the guardian or its own keeper",
     none:
       "watchdog and guardian are gone: its cgroup is killed as a whole by the runtime or its own keeper, or at the next start",
+  },
+  cgroup1: {
+    both:
+      "its cgroup of v1 is frozen and killed, also by a watchdog and a guardian once the runtime is gone",
+    guardian:
+      "the watchdog is gone: its cgroup of v1 is frozen and killed by the guardian or its own keeper",
+    none:
+      "watchdog and guardian are gone: its cgroup of v1 is frozen and killed by the runtime or its own keeper, or at the next start",
   },
   tree: {
     both:

@@ -17,6 +17,7 @@ import {
   scopeNumber,
   STAGES,
 } from "../src/native/abi.ts";
+import type { CgroupVersion } from "../src/figures.ts";
 import { type OpenOptions, type Spec, validate } from "../src/options.ts";
 import type { Cause, Guards, Lack } from "../src/status.ts";
 import { type Below, random } from "./random.ts";
@@ -47,10 +48,46 @@ const LACKS: Lack[] = [
 ];
 
 function encodeReport(report: Report): Uint8Array {
+  const head = encodeHead(report);
+  const tail = encodeMore(report);
+  const bytes = new Uint8Array(head.length + tail.length);
+  bytes.set(head);
+  bytes.set(tail, head.length);
+  return bytes;
+}
+
+const limited = ({ held, about, figures }: Report): boolean =>
+  held.kill + held.limits > 0 || about !== null || figures.length > 0;
+
+/** What only trees with limits have. */
+function encodeMore(report: Report): Uint8Array {
+  if (!limited(report)) return new Uint8Array();
+  const out: number[] = [];
+  const u32 = (n: number) => out.push(...new Uint8Array(new Uint32Array([n]).buffer));
+  const text = (t: string) => {
+    const encoded = new TextEncoder().encode(t);
+    u32(encoded.length);
+    out.push(...encoded);
+  };
+  u32(report.held.kill);
+  u32(report.held.limits);
+  u32(report.about?.setting ?? 0xffffffff);
+  text(report.about?.subject ?? "");
+  u32(report.figures.length);
+  for (const figure of report.figures) {
+    u32(figure.version);
+    text(figure.file);
+    text(figure.text);
+  }
+  return new Uint8Array(out);
+}
+
+function encodeHead(report: Report): Uint8Array {
   const bytes = new Uint8Array(80 + 28 * report.survivors.length);
   const view = new DataView(bytes.buffer);
   const flags = (report.pid ? 1 : 0) | (report.failure ? 2 : 0) | (report.wait ? 4 : 0) |
-    (report.done ? 8 : 0) | (report.ownGroup ? 16 : 0) | (report.discarded ? 32 : 0);
+    (report.done ? 8 : 0) | (report.ownGroup ? 16 : 0) | (report.discarded ? 32 : 0) |
+    (limited(report) ? 64 : 0);
   view.setUint32(0, flags, true);
   view.setInt32(4, report.pid, true);
   if (report.failure) {
@@ -109,7 +146,20 @@ function anyReport(below: Below): Report {
     discarded: below(2) === 0,
     guards: GUARDS[below(3)] ?? "both",
     cgroup: { lack: LACKS[below(8)] ?? "nothing", errno: below(134) },
+    held: below(2) === 0 ? { kill: 0, limits: 0 } : { kill: anyVersion(below), limits: 1 },
+    about: below(2) === 0
+      ? null
+      : { setting: below(2) === 0 ? null : below(9), subject: "/a/b.c".slice(0, 1 + below(6)) },
+    figures: Array.from({ length: below(3) }, () => ({
+      version: anyVersion(below),
+      file: "memory.events".slice(0, below(14)),
+      text: "oom 1\noom_kill 2\n".slice(0, below(19)),
+    })),
   };
+}
+
+function anyVersion(below: Below): CgroupVersion {
+  return below(3) as CgroupVersion;
 }
 
 function anySurvivor(below: Below): Survivor {
@@ -153,7 +203,7 @@ Deno.test("abi: a report with a number that means nothing is refused", () => {
     survivors: [{ pid: 5, comm: "x", reason: "EPERM" as const }],
   };
   const wrong: [number, number][] = [
-    [0, 64],
+    [0, 128],
     [0, 2 ** 31],
     [8, STAGES.length],
     [16, 4],
@@ -209,13 +259,22 @@ function assertTold({ taken, refused }: Tally): void {
 /** What is read is within the page, and written down it is read as the same. */
 function lawfulReport(bytes: Uint8Array): void {
   const report = decodeReport(bytes);
-  assertEquals(bytes.length, 80 + 28 * report.survivors.length);
+  const plain = bytes.length === 80 + 28 * report.survivors.length;
+  assertEquals(plain || (bytes[0] ?? 0) >= 64, true, "nothing is read over");
   // A name may hold any byte; what stands for one that is not UTF-8 takes more room than it.
   const survivors = report.survivors.map((survivor) => ({
     ...survivor,
     comm: survivor.comm.replaceAll("\ufffd", "?"),
   }));
-  assertEquals(decodeReport(encodeReport({ ...report, survivors })), { ...report, survivors });
+  const plainText = (text: string) => text.replaceAll("\ufffd", "?");
+  const about = report.about && { ...report.about, subject: plainText(report.about.subject) };
+  const figures = report.figures.map((figure) => ({
+    ...figure,
+    file: plainText(figure.file),
+    text: plainText(figure.text),
+  }));
+  const whole = { ...report, survivors, about, figures };
+  assertEquals(decodeReport(encodeReport(whole)), whole);
 }
 
 /** `bytes` with each byte changed in turn, with edges where numbers could be, cut, and joined. */
@@ -277,11 +336,14 @@ Deno.test("abi: any list of events is refused, or told in order and whole", () =
     judge(tally, bytes, () => {
       const seen: number[] = [];
       eachEvent(bytes, count, (port, bits) => {
-        assertEquals(bits >= 0 && bits < 2 ** 31, true);
+        assertEquals(bits >= 0 && bits < 2 ** 32, true);
         seen.push(port, bits);
       });
       const view = new DataView(bytes.buffer);
-      const told = Array.from({ length: 2 * count }, (_, i) => view.getInt32(4 * i, true));
+      const told = Array.from(
+        { length: 2 * count },
+        (_, i) => i % 2 === 0 ? view.getInt32(4 * i, true) : view.getUint32(4 * i, true),
+      );
       assertEquals(seen, told);
     });
   }
@@ -293,19 +355,19 @@ Deno.test("abi: any list of events is refused, or told in order and whole", () =
 Deno.test("abi: events come in their order, and only as many as were counted", () => {
   const bytes = new Uint8Array(8 * 3);
   const view = new DataView(bytes.buffer);
-  [0x7fff0001, 1, 2, 0x7fffffff, 3, 0x80000001].forEach((n, i) => view.setUint32(4 * i, n, true));
+  [0x7fff0001, 1, 2, 0xbfffffff, 3, 0x40000001].forEach((n, i) => view.setUint32(4 * i, n, true));
   const seen: [number, number][] = [];
   eachEvent(bytes, 2, (port, bits) => seen.push([port, bits]));
-  assertEquals(seen, [[0x7fff0001, 1], [2, 0x7fffffff]]);
-  assertThrows(() => eachEvent(bytes, 3, () => {}), NativeError, "bits 2147483649");
+  assertEquals(seen, [[0x7fff0001, 1], [2, 0xbfffffff]]);
+  assertThrows(() => eachEvent(bytes, 3, () => {}), NativeError, "bits 1073741825");
   assertThrows(() => eachEvent(bytes, 4, () => {}), NativeError, "4 entries long in 24 bytes");
 });
 
 Deno.test("abi: stages by number, an unknown one is refused", () => {
-  assertEquals(STAGES.length, 30);
+  assertEquals(STAGES.length, 34);
   STAGES.forEach((stage, i) => assertEquals(decodeStage(new Uint8Array([i, 0, 0, 0])), stage));
   assertEquals([STAGES[0], STAGES[5], STAGES[19]], ["spec", "program", "exec"]);
-  assertThrows(() => decodeStage(new Uint8Array([30, 0, 0, 0])), NativeError);
+  assertThrows(() => decodeStage(new Uint8Array([34, 0, 0, 0])), NativeError);
   assertThrows(() => decodeStage(new Uint8Array(3)), NativeError);
 });
 
@@ -381,6 +443,20 @@ function readAttributes(r: Reader) {
   };
 }
 
+function readPlan(r: Reader) {
+  const side = () =>
+    r.u32() === 1
+      ? { controller: r.text(), writes: r.list(() => [r.text(), r.text(), r.u32()]) }
+      : null;
+  return {
+    where: r.u32(),
+    path: r.text(),
+    flags: [r.u32(), r.u32(), r.u32(), r.u32()],
+    settings: r.list(() => ({ optional: r.u32(), v2: side(), v1: side() })),
+    figures: r.list(() => r.text()),
+  };
+}
+
 function readSpec(bytes: Uint8Array) {
   const r = new Reader(bytes);
   const [abi, flags] = [r.u32(), r.u32()];
@@ -398,6 +474,7 @@ function readSpec(bytes: Uint8Array) {
     env: r.list(() => [r.text(), r.u32(), r.text()]),
     view: (flags & 4) !== 0 ? r.list(() => [r.text(), r.text()]) : null,
     asked: readAttributes(r),
+    plan: r.u32() === 1 ? readPlan(r) : null,
   };
   assertEquals(r.atEnd(), true);
   return spec;
@@ -417,6 +494,7 @@ Deno.test("abi: a spec with nothing but a command", () => {
     env: [],
     view: null,
     asked: {},
+    plan: null,
   });
 });
 
@@ -445,6 +523,7 @@ Deno.test("abi: a spec with everything", () => {
     env: [["A", 1, "1"], ["GONE", 0, ""], ["EMPTY", 1, ""]],
     view: [["HOME", "/root"]],
     asked: {},
+    plan: null,
   });
 });
 
@@ -556,6 +635,29 @@ Deno.test("abi: what is too long is told with both figures", () => {
   view.setUint32(4, 3, true);
   assertThrows(() => decodeTooMuch(out), NativeError);
   assertEquals(decodeTooMuch(new Uint8Array(27)), null);
+});
+
+Deno.test("abi: a spec with cgroups", () => {
+  const spec = validate("cat", [], {
+    limits: { cpu: 0.25, memoryHigh: 8192 },
+    cgroupBase: "a/b",
+    cgroupMoveSelf: true,
+    containment: { require: { limits: "cgroup1" } },
+  });
+  const { plan } = readSpec(encodeSpec(spec));
+  assertEquals(plan?.settings, [
+    { optional: 0, v2: { controller: "memory", writes: [["memory.high", "8192", 2]] }, v1: null },
+    {
+      optional: 0,
+      v2: { controller: "cpu", writes: [["cpu.max", "25000 100000", 1]] },
+      v1: {
+        controller: "cpu",
+        writes: [["cpu.cfs_period_us", "100000", 1], ["cpu.cfs_quota_us", "25000", 1]],
+      },
+    },
+  ]);
+  assertEquals([plan?.where, plan?.path, plan?.flags], [1, "a/b", [0, 1, 0, 1]]);
+  assertEquals(plan?.figures.includes("memory.events"), true);
 });
 
 Deno.test("abi: an empty environment needs no view, a view's value ends where the system's does", () => {

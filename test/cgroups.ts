@@ -11,6 +11,8 @@
 
 import { assertEquals } from "@std/assert";
 import { accessSync, chownSync, constants, existsSync } from "node:fs";
+import type { Hierarchy } from "../src/core.ts";
+import { nativeCore } from "../src/native/load.ts";
 import { comm, ROOT, until } from "./helpers.ts";
 
 /** Where cgroup v2 is mounted; null where it is not. */
@@ -114,6 +116,83 @@ export class Cgroup implements Disposable {
 export function delegate(path: string, uid: number): void {
   for (const file of ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]) {
     chownSync(`${path}/${file}`, uid, uid);
+  }
+}
+
+/** The mounted hierarchies, as the library sees them. */
+const HIERARCHIES: readonly Hierarchy[] = nativeCore().hierarchies();
+
+/** v2's names of controllers that v1 calls otherwise. */
+const IN_V1: Readonly<Record<string, string>> = { io: "blkio" };
+
+/** Which version has this controller here; null where none has. */
+export function versionOf(controller: string): 1 | 2 | null {
+  const old = IN_V1[controller] ?? controller;
+  if (HIERARCHIES.some((one) => one.version === 1 && one.controllers.includes(old))) return 1;
+  const v2 = lines(`${MOUNT}/cgroup.controllers`).flatMap((line) => line.split(" "));
+  return v2.includes(controller) ? 2 : null;
+}
+
+/**
+ * A `proton_test_*` of the same path in each hierarchy that has one of the
+ * controllers: what `cgroupBase` takes. Gone with its scope.
+ */
+export class Ground implements Disposable {
+  /** From the root of each hierarchy on. */
+  readonly path: string = `proton_test_${Deno.pid}_${++count}`;
+  readonly folders: string[] = [];
+
+  /** With `uid` it belongs to that user, as after `cgcreate -a`. */
+  constructor(controllers: readonly string[], uid: number | null = null) {
+    for (const { version, mount, controllers: bound } of HIERARCHIES) {
+      const here = controllers.filter((name) =>
+        version === 1 ? bound.includes(IN_V1[name] ?? name) : versionOf(name) === 2
+      );
+      if (here.length === 0) continue;
+      if (version === 2) switchOn(mount, here);
+      const folder = `${mount}/${this.path}`;
+      Deno.mkdirSync(folder);
+      this.folders.push(folder);
+      if (version === 1 && here.includes("cpuset")) {
+        for (const file of ["cpuset.cpus", "cpuset.mems"]) {
+          Deno.writeTextFileSync(`${folder}/${file}`, Deno.readTextFileSync(`${mount}/${file}`));
+        }
+      }
+      if (uid === null) continue;
+      for (const { name } of [...entries(folder), { name: "" }]) {
+        chownSync(`${folder}/${name}`, uid, uid);
+      }
+    }
+  }
+
+  /** The cgroups below it, in any hierarchy. */
+  leaves(): string[] {
+    return this.folders.flatMap((folder) =>
+      entries(folder).filter(({ isDirectory }) => isDirectory).map(({ name }) =>
+        `${folder}/${name}`
+      )
+    );
+  }
+
+  /** Waits until whoever used it has left nothing there. */
+  async empty(): Promise<void> {
+    await until(() => this.leaves().length === 0, {
+      what: () => `no cgroup below ${this.folders}: ${this.leaves()}`,
+    });
+  }
+
+  [Symbol.dispose](): void {
+    const deadline = performance.now() + 5_000;
+    for (const folder of [...this.leaves(), ...this.folders]) {
+      for (const pid of members(folder)) Deno.kill(pid, "SIGKILL");
+      while (!removed(folder) && performance.now() < deadline);
+    }
+  }
+}
+
+function switchOn(mount: string, controllers: readonly string[]): void {
+  for (const name of controllers) {
+    Deno.writeTextFileSync(`${mount}/cgroup.subtree_control`, `+${name}`);
   }
 }
 

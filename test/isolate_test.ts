@@ -27,6 +27,8 @@ class FakeDoor implements Door {
   result: Partial<Record<keyof Door, number>> = {};
   stage = 0;
   answer: Uint8Array = new Uint8Array();
+  /** What `ps_leaves` says: pressed 0, no leaves. */
+  leaves: ArrayLike<number> = new Uint8Array(8);
   #handles = 0;
 
   ps_abi_version = () => 1;
@@ -63,9 +65,21 @@ class FakeDoor implements Door {
   ps_shut = () => this.result.ps_shut ?? 0;
   ps_signal = () => this.result.ps_signal ?? 0;
   ps_signalled = () => this.answers.shift() ?? 1;
+  ps_freeze = () => this.result.ps_freeze ?? 0;
+  ps_leaves = (_env: number, _port: number, out: Uint8Array) => this.#filled(out, this.leaves);
+  ps_watch = () => this.result.ps_watch ?? 0;
+  ps_hierarchies = (out: Uint8Array) => this.#filled(out, [0, 0, 0, 0]);
+  ps_cgroup_read = (path: Uint8Array, out: Uint8Array) =>
+    this.result.ps_cgroup_read ?? this.#filled(out, path);
+  ps_cgroup_write = () => this.result.ps_cgroup_write ?? 0;
   ps_close = () => this.result.ps_close ?? 0;
   ps_release = (_env: number, port: number) => this.released.push(port) * 0;
   ps_reset = () => this.result.ps_reset ?? 0;
+
+  #filled(out: Uint8Array, bytes: ArrayLike<number>): number {
+    out.set(bytes);
+    return bytes.length;
+  }
 
   #failing(call: "ps_resolve" | "ps_spawn", out: Uint8Array): number | undefined {
     const result = this.result[call];
@@ -84,6 +98,7 @@ function recorder(told: string[], name = ""): PortEvents {
     started: () => told.push(`${name}started`),
     done: () => told.push(`${name}done`),
     ready: (stream) => told.push(`${name}ready ${stream}`),
+    alarm: () => told.push(`${name}alarm`),
   };
 }
 
@@ -115,7 +130,7 @@ Deno.test("isolate: events that came together are told in the order of a port's 
   const answered = core.signal(port, 15, "child").then((result) => told.push(`signal ${result}`));
   door.ring = [[port, ALL]];
   door.wake();
-  assertEquals(told, ["started", "ready 0", "ready 1", "ready 2", "ready 3", "done"]);
+  assertEquals(told, ["started", "ready 0", "ready 1", "ready 2", "ready 3", "alarm", "done"]);
   await answered;
   assertEquals(told.at(-1), "signal 0");
 });
@@ -151,7 +166,7 @@ Deno.test("isolate: a listener that throws disturbs neither its own port nor oth
 Deno.test("isolate: a broken batch is told as uncaught and never thrown at the native caller", async () => {
   const door = new FakeDoor();
   isolateOver(door);
-  door.ring = [[1, 2 ** 31]];
+  door.ring = [[1, EVENT.answered | EVENT.started]];
   const [error] = await uncaught(() => door.wake());
   assert(error instanceof NativeError);
 });

@@ -25,6 +25,8 @@ const ENDING: Ending = {
   survivors: [],
   guards: "both",
   cgroup: { lack: "nothing", errno: 0 },
+  held: { kill: 0, limits: 0 },
+  figures: [],
 };
 
 function ended(wait: Ending["wait"]) {

@@ -20,6 +20,7 @@ pub mod guard {
     pub mod keeper;
     pub mod oom;
     pub mod place;
+    pub mod rooms;
     pub mod spare;
     pub mod table;
     pub mod watchdog;
@@ -27,6 +28,7 @@ pub mod guard {
 
 /// Inside Deno, Node and Bun.
 pub mod runtime {
+    pub mod alarms;
     pub mod blocks;
     pub mod calls;
     pub mod credentials;

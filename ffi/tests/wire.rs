@@ -13,6 +13,7 @@ mod record;
 
 use any::Any;
 use proton_stream::kernel::socket;
+use proton_stream::kernel::wire::plan::{Check, Version, Where};
 use proton_stream::kernel::wire::{
     Assembler, Cause, Done, FromGuardian, FromKeeper, Lack, Launch, Lookup, Malformed, Reason, Scope, Spec,
     Stage, ToGuardian, ToKeeper, Wait, LAUNCH_MAX, PACKET, SURVIVORS_MAX,
@@ -169,11 +170,14 @@ fn numbers_of_the_abi_mean_what_they_did_and_others_nothing() {
             assert_eq!(from_number(n).map(number), expected);
         }
     }
-    check(30, Stage::from_number, |stage| stage as u32);
+    check(34, Stage::from_number, |stage| stage as u32);
     check(8, Cause::from_number, |cause| cause as u32);
     check(8, Lack::from_number, |lack| lack as u32);
     check(3, Scope::from_number, |scope| scope as u32);
     check(3, Reason::from_number, |reason| reason as u32);
+    check(5, Check::from_number, |check| check as u32);
+    check(3, Where::from_number, |place| place as u32);
+    check(3, Version::from_number, |version| version as u32);
 }
 
 #[test]
@@ -194,6 +198,7 @@ fn of_very_many_survivors_the_first_are_named() {
             max_rss_bytes,
             again,
             survivors,
+            figures: Vec::new(),
         })
     };
     let named = done(survivors[..SURVIVORS_MAX].to_vec());
@@ -205,9 +210,12 @@ fn of_very_many_survivors_the_first_are_named() {
 /// The same record with one survivor more, which nothing of ours would write.
 fn with_one_more(mut bytes: Vec<u8>) -> Vec<u8> {
     const SURVIVOR: usize = 28;
-    let count = bytes.len() - SURVIVORS_MAX * SURVIVOR - 4;
+    const FIGURES: usize = 4; // behind them: none
+    let end = bytes.len() - FIGURES;
+    let count = end - SURVIVORS_MAX * SURVIVOR - 4;
     bytes[count..count + 4].copy_from_slice(&(SURVIVORS_MAX as u32 + 1).to_le_bytes());
-    bytes.extend_from_within(bytes.len() - SURVIVOR..);
+    let one_more = bytes[end - SURVIVOR..end].to_vec();
+    bytes.splice(end..end, one_more);
     bytes
 }
 

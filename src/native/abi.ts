@@ -9,15 +9,18 @@
  * @module
  */
 
-import type { Report, Scope } from "../core.ts";
+import type { Hierarchy, Leaf, Report, Scope } from "../core.ts";
 import { NativeError, type Survivor } from "../errors.ts";
+import { type CgroupVersion, type Figure, FINAL } from "../figures.ts";
+import type { Check, Side } from "../limits.ts";
 import type { Spec } from "../options.ts";
+import type { CgroupPlan } from "../plan.ts";
 import type { Answer, Question } from "../privileges.ts";
 import type { TooMuch } from "../start_errors.ts";
 import type { Cause, Ending, Guards, Lack } from "../status.ts";
 
 /** The one number that this code and the native library must agree on. */
-export const ABI: number = 3;
+export const ABI: number = 4;
 
 /** The raw calls of docs/abi.md. A result below zero is an error number. */
 export interface Door {
@@ -38,6 +41,12 @@ export interface Door {
   ps_shut(env: number, port: number, stream: number): number;
   ps_signal(env: number, port: number, signal: number, scope: number): number;
   ps_signalled(env: number, port: number): number;
+  ps_freeze(env: number, port: number, on: number): number;
+  ps_leaves(env: number, port: number, out: Uint8Array): number;
+  ps_watch(env: number, port: number): number;
+  ps_hierarchies(out: Uint8Array): number;
+  ps_cgroup_read(path: Uint8Array, out: Uint8Array): number;
+  ps_cgroup_write(path: Uint8Array, value: Uint8Array, check: number): number;
   ps_close(env: number, port: number, cause: number, graceMs: number, deadlineMs: number): number;
   ps_release(env: number, port: number): number;
   ps_reset(env: number): number;
@@ -105,6 +114,10 @@ export const STAGES: readonly string[] = [
   "no_new_privs",
   "reach",
   "terminal",
+  "controller",
+  "leaf",
+  "limit",
+  "require",
 ];
 
 const STDIO: readonly unknown[] = ["piped", "inherit", "null"];
@@ -155,14 +168,22 @@ export const EVENT = {
   more: 64,
   /** Not of a port: a question to the user database has an answer. */
   answered: 0x40000000,
+  alarm: 0x80000000,
 } as const;
 
-const ALL_EVENTS = 2 ** 31 - 1;
 const EVENT_BYTES = 8;
 const SPEC_FLAG = { clearEnv: 1, killOnOwnerDeath: 2, view: 4, treeOnly: 8 } as const;
 const SCOPE_FLAG = { tree: 0, child: 16, group: 32 } as const;
-const FLAG = { started: 1, failed: 2, exited: 4, done: 8, ownGroup: 16, discarded: 32 } as const;
-const ALL_FLAGS = 63;
+const FLAG = {
+  started: 1,
+  failed: 2,
+  exited: 4,
+  done: 8,
+  ownGroup: 16,
+  discarded: 32,
+  more: 64,
+} as const;
+const ALL_FLAGS = 127;
 const NO_TIMEOUT = 0xffffffff;
 const REPORT_BYTES = 80;
 const SURVIVOR_BYTES = 28;
@@ -190,6 +211,7 @@ export function encodeSpec(spec: Spec, view: Environment | null = null): Uint8Ar
   }
   if (used) putView(record, used);
   putAttributes(record, spec);
+  putPlan(record, spec.cgroup);
   return record.bytes();
 }
 
@@ -280,20 +302,22 @@ function decodeUser(record: Reader): Answer["user"] {
   return { uid, gid, name: record.text(), home: record.text(), groups: record.ids() };
 }
 
-/** Takes fields off an answer. */
+/** Takes fields off a record; whatever is not there is an error. */
 class Reader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
+  readonly #what: string;
   #at = 0;
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, what = "answer") {
+    this.#what = what;
     this.#bytes = bytes;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
   #take(length: number): number {
     const at = this.#at;
-    if (length > this.#bytes.length - at) throw malformed("answer", "cut off");
+    if (length > this.#bytes.length - at) throw malformed(this.#what, "cut off");
     this.#at += length;
     return at;
   }
@@ -304,7 +328,7 @@ class Reader {
 
   flag(): boolean {
     const value = this.u32();
-    if (value > 1) throw malformed("answer", `flagged ${value}`);
+    if (value > 1) throw malformed(this.#what, `flagged ${value}`);
     return value === 1;
   }
 
@@ -312,6 +336,17 @@ class Reader {
     const length = this.u32();
     const at = this.#take(length);
     return DECODER.decode(this.#bytes.subarray(at, at + length));
+  }
+
+  version(): CgroupVersion {
+    return named([0, 1, 2] as const, this.u32(), "version of cgroups");
+  }
+
+  /** Each takes four bytes at least. */
+  list<T>(one: () => T): T[] {
+    const count = this.u32();
+    if (4 * count > this.#bytes.length - this.#at) throw malformed(this.#what, "cut off");
+    return Array.from({ length: count }, one);
   }
 
   ids(): number[] {
@@ -322,7 +357,39 @@ class Reader {
 
   end<T>(value: T): T {
     if (this.#at === this.#bytes.length) return value;
-    throw malformed("answer", `${this.#bytes.length} bytes long, not ${this.#at}`);
+    throw malformed(this.#what, `${this.#bytes.length} bytes long, not ${this.#at}`);
+  }
+}
+
+const CHECKS: readonly Check[] = ["none", "exact", "bytes", "set", "line"];
+const WHERES: readonly CgroupPlan["where"][] = ["own", "base", "path"];
+
+/** The number of a check on the native side. */
+export function checkNumber(check: Check): number {
+  return CHECKS.indexOf(check);
+}
+
+function putPlan(record: Writer, plan: CgroupPlan | null): void {
+  record.u32(plan === null ? 0 : 1);
+  if (plan === null) return;
+  record.u32(WHERES.indexOf(plan.where)).text(plan.path);
+  record.u32(plan.endOnOom ? 1 : 0).u32(plan.moveSelf ? 1 : 0);
+  record.u32(plan.require.kill).u32(plan.require.limits).u32(plan.settings.length);
+  for (const { optional, v2, v1 } of plan.settings) {
+    record.u32(optional ? 1 : 0);
+    putSide(record, v2);
+    putSide(record, v1);
+  }
+  record.u32(FINAL.length);
+  for (const file of FINAL) record.text(file);
+}
+
+function putSide(record: Writer, side: Side | null): void {
+  record.u32(side === null ? 0 : 1);
+  if (side === null) return;
+  record.text(side.controller).u32(side.writes.length);
+  for (const { file, value, check } of side.writes) {
+    record.text(file).text(value).u32(checkNumber(check));
   }
 }
 
@@ -421,8 +488,61 @@ export function decodeReport(bytes: Uint8Array): Report {
     discarded: has(FLAG.discarded),
     guards: named(GUARDS, u32(64), "guards"),
     cgroup: { lack: named(LACKS, u32(68), "lack"), errno: i32(72) },
-    survivors: decodeSurvivors(bytes, view),
+    ...decodeRest(bytes, view, has(FLAG.more)),
   };
+}
+
+/** The survivors, and what trees with limits have to say behind them. */
+function decodeRest(
+  bytes: Uint8Array,
+  view: DataView,
+  more: boolean,
+): Pick<Report, "survivors" | "held" | "about" | "figures"> {
+  const count = view.getUint32(REPORT_BYTES - 4, true);
+  const end = REPORT_BYTES + count * SURVIVOR_BYTES;
+  if (more ? bytes.length < end : bytes.length !== end) {
+    throw malformed("report", `${bytes.length} bytes long with ${count} survivors`);
+  }
+  const survivors = decodeSurvivors(bytes, view);
+  if (!more) return { survivors, held: NOT_HELD, about: null, figures: [] };
+  const rest = new Reader(bytes.subarray(end), "report");
+  const held = { kill: rest.version(), limits: rest.version() };
+  const [setting, subject] = [rest.u32(), rest.text()];
+  const figures = rest.list((): Figure => ({
+    version: rest.version(),
+    file: rest.text(),
+    text: rest.text(),
+  }));
+  const about = subject === "" ? null : { setting: setting === NONE ? null : setting, subject };
+  return rest.end({ survivors, held, about, figures });
+}
+
+const NOT_HELD: Report["held"] = Object.freeze({ kill: 0, limits: 0 });
+const NONE = 0xffffffff;
+
+/** The cgroups of a tree, as `ps_leaves` tells them. */
+export function decodeLeaves(bytes: Uint8Array): { leaves: Leaf[]; pressed: number } {
+  const record = new Reader(bytes, "list of cgroups");
+  const pressed = record.u32();
+  const leaves = record.list(() => {
+    const version = record.version();
+    record.u32(); // whether it can be frozen, which its keeper does
+    return { version, path: record.text() };
+  });
+  return record.end({ leaves, pressed });
+}
+
+/** What is mounted, as `ps_hierarchies` tells it. */
+export function decodeHierarchies(bytes: Uint8Array): Hierarchy[] {
+  const record = new Reader(bytes, "list of hierarchies");
+  const all = record.list(() => {
+    const version = record.version();
+    const controllers = record.list(() => record.text());
+    const mount = record.text();
+    const own = record.text();
+    return { version, controllers, mount, own: own === "" ? null : own };
+  });
+  return record.end(all);
 }
 
 function decodeUsage(view: DataView): Pick<
@@ -459,9 +579,6 @@ function decodeWait(kind: number, number: number): Ending["wait"] {
 
 function decodeSurvivors(bytes: Uint8Array, view: DataView): Survivor[] {
   const count = view.getUint32(REPORT_BYTES - 4, true);
-  if (bytes.length !== REPORT_BYTES + count * SURVIVOR_BYTES) {
-    throw malformed("report", `${bytes.length} bytes long with ${count} survivors`);
-  }
   return Array.from({ length: count }, (_, index) => {
     const at = REPORT_BYTES + index * SURVIVOR_BYTES;
     const comm = bytes.subarray(at + 12, at + SURVIVOR_BYTES);
@@ -492,7 +609,9 @@ export function eachEvent(
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let at = 0; at < count * EVENT_BYTES; at += EVENT_BYTES) {
     const bits = view.getUint32(at + 4, true);
-    if ((bits & ~ALL_EVENTS) !== 0) throw malformed("list of events", `with the bits ${bits}`);
+    // An answer is nobody's event.
+    const mixed = (bits & EVENT.answered) !== 0 && bits !== EVENT.answered;
+    if (mixed) throw malformed("list of events", `with the bits ${bits}`);
     take(view.getInt32(at, true), bits);
   }
 }

@@ -38,6 +38,27 @@ export function load(path: string): void {
       result: 'i32',
       nonblocking: false
     },
+    ps_cgroup_read: {
+      parameters: [
+        'buffer',
+        'usize',
+        'buffer',
+        'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
+    ps_cgroup_write: {
+      parameters: [
+        'buffer',
+        'usize',
+        'buffer',
+        'usize',
+        'u32',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
     ps_close: {
       parameters: [
         'u32',
@@ -52,6 +73,33 @@ export function load(path: string): void {
     ps_drain: {
       parameters: [
         'u32',
+        'buffer',
+        'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
+    ps_freeze: {
+      parameters: [
+        'u32',
+        'i32',
+        'u32',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
+    ps_hierarchies: {
+      parameters: [
+        'buffer',
+        'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
+    ps_leaves: {
+      parameters: [
+        'u32',
+        'i32',
         'buffer',
         'usize',
       ],
@@ -162,6 +210,14 @@ export function load(path: string): void {
       result: 'i32',
       nonblocking: false
     },
+    ps_watch: {
+      parameters: [
+        'u32',
+        'i32',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
     ps_write: {
       parameters: [
         'u32',
@@ -207,6 +263,32 @@ export function ps_arm(
   )
 }
 
+export function ps_cgroup_read(
+  arg0: Uint8Array,
+  arg1: Uint8Array,
+): number {
+  return symbols.ps_cgroup_read(
+    arg0,
+    arg0.byteLength,
+    arg1,
+    arg1.byteLength,
+  )
+}
+
+export function ps_cgroup_write(
+  arg0: Uint8Array,
+  arg1: Uint8Array,
+  arg2: number,
+): number {
+  return symbols.ps_cgroup_write(
+    arg0,
+    arg0.byteLength,
+    arg1,
+    arg1.byteLength,
+    arg2,
+  )
+}
+
 export function ps_close(
   arg0: number,
   arg1: number,
@@ -231,6 +313,40 @@ export function ps_drain(
     arg0,
     arg1,
     arg1.byteLength,
+  )
+}
+
+export function ps_freeze(
+  arg0: number,
+  arg1: number,
+  arg2: number,
+): number {
+  return symbols.ps_freeze(
+    arg0,
+    arg1,
+    arg2,
+  )
+}
+
+export function ps_hierarchies(
+  arg0: Uint8Array,
+): number {
+  return symbols.ps_hierarchies(
+    arg0,
+    arg0.byteLength,
+  )
+}
+
+export function ps_leaves(
+  arg0: number,
+  arg1: number,
+  arg2: Uint8Array,
+): number {
+  return symbols.ps_leaves(
+    arg0,
+    arg1,
+    arg2,
+    arg2.byteLength,
   )
 }
 
@@ -366,6 +482,16 @@ export function ps_user(
     arg0,
     arg1,
     arg1.byteLength,
+  )
+}
+
+export function ps_watch(
+  arg0: number,
+  arg1: number,
+): number {
+  return symbols.ps_watch(
+    arg0,
+    arg1,
   )
 }
 

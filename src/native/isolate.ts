@@ -8,15 +8,28 @@
  * @module
  */
 
-import type { Core, Handle, PortEvents, Report, Scope, StreamNumber } from "../core.ts";
+import type {
+  Core,
+  Handle,
+  Hierarchy,
+  Leaf,
+  PortEvents,
+  Report,
+  Scope,
+  StreamNumber,
+} from "../core.ts";
 import { errnoName, errnoSentence, NativeError, PANIC, quote } from "../errors.ts";
+import type { Check } from "../limits.ts";
 import type { Spec } from "../options.ts";
 import type { Answer } from "../privileges.ts";
 import { startError } from "../start_errors.ts";
 import type { Cause } from "../status.ts";
 import {
   causeNumber,
+  checkNumber,
   decodeAnswer,
+  decodeHierarchies,
+  decodeLeaves,
   decodeReport,
   decodeStage,
   decodeTooMuch,
@@ -38,7 +51,11 @@ const NO_ANSWER = 1;
 /** Longest path the system takes, its final NUL included. */
 const PATH_MAX = 4096;
 
+/** The most that a file of a cgroup says, and more than a list of hierarchies does. */
+const ROOM = 256 * 1024;
+
 const DECODER = new TextDecoder();
+const ENCODER = new TextEncoder();
 
 /** One port's listener, and those who wait for an answer to their signal, oldest first. */
 interface Listening {
@@ -55,8 +72,10 @@ export class Isolate implements Core {
   /** Who waits for the user database, by ticket. */
   readonly #asking = new Map<number, () => void>();
   readonly #events = new Uint8Array(8 * 256);
-  readonly #report = new Uint8Array(2048);
+  readonly #report = new Uint8Array(16 * 1024);
   readonly #path = new Uint8Array(PATH_MAX);
+  /** For what is seldom asked for, made when it is. */
+  #room: Uint8Array | null = null;
   #references = 0;
   take?: (port: Handle, stream: StreamNumber) => Uint8Array<ArrayBuffer> | number;
 
@@ -135,6 +154,48 @@ export class Isolate implements Core {
     return new Promise((resolve) => listening.answers.push(resolve));
   }
 
+  freeze(port: Handle, on: boolean): Promise<number> {
+    const listening = this.#ports.get(port);
+    if (listening === undefined) return Promise.resolve(-ESRCH);
+    const posted = unpanicked("freeze", this.#door.ps_freeze(this.#env, port, on ? 1 : 0));
+    if (posted < 0) return Promise.resolve(posted);
+    return new Promise((resolve) => listening.answers.push(resolve));
+  }
+
+  leaves(port: Handle): { leaves: Leaf[]; pressed: number } {
+    if (!this.#ports.has(port)) return { leaves: [], pressed: 0 };
+    const room = this.#room ??= new Uint8Array(ROOM);
+    return decodeLeaves(
+      room.subarray(0, done("leaves", this.#door.ps_leaves(this.#env, port, room))),
+    );
+  }
+
+  watch(port: Handle): void {
+    doneOrGone("watch", this.#door.ps_watch(this.#env, port));
+  }
+
+  hierarchies(): Hierarchy[] {
+    const room = this.#room ??= new Uint8Array(ROOM);
+    return decodeHierarchies(
+      room.subarray(0, done("hierarchies", this.#door.ps_hierarchies(room))),
+    );
+  }
+
+  cgroupRead(path: string): string | number {
+    const room = this.#room ??= new Uint8Array(ROOM);
+    const length = this.#door.ps_cgroup_read(ENCODER.encode(path), room);
+    if (length < 0) return unpanicked("cgroup_read", length);
+    return DECODER.decode(room.subarray(0, length));
+  }
+
+  cgroupWrite(path: string, value: string, check: Check): number {
+    const [at, bytes] = [ENCODER.encode(path), ENCODER.encode(value)];
+    return unpanicked(
+      "cgroup_write",
+      this.#door.ps_cgroup_write(at, bytes, checkNumber(check)),
+    );
+  }
+
   close(port: Handle, cause: Cause, graceMs: number, deadlineMs: number): void {
     const result = this.#door.ps_close(this.#env, port, causeNumber(cause), graceMs, deadlineMs);
     doneOrGone("close", result);
@@ -202,6 +263,7 @@ export class Isolate implements Core {
       tell(bit, ({ events }) => events.ready(stream));
     }
     tell(EVENT.signalled, (listening) => this.#answer(port, listening));
+    tell(EVENT.alarm, ({ events }) => events.alarm());
     tell(EVENT.done, (listening) => {
       // Nobody is left to answer, whatever the native side still owes.
       settle(listening, -ESRCH);

@@ -86,6 +86,36 @@ pub fn ps_signalled(env: u32, port: i32) -> i32 {
 }
 
 #[deno_bindgen]
+pub fn ps_freeze(env: u32, port: i32, on: u32) -> i32 {
+    call::freeze(env, port, on)
+}
+
+#[deno_bindgen]
+pub fn ps_leaves(env: u32, port: i32, out: &mut [u8]) -> i32 {
+    call::leaves(env, port, out)
+}
+
+#[deno_bindgen]
+pub fn ps_watch(env: u32, port: i32) -> i32 {
+    call::watch(env, port)
+}
+
+#[deno_bindgen]
+pub fn ps_hierarchies(out: &mut [u8]) -> i32 {
+    call::hierarchies(out)
+}
+
+#[deno_bindgen]
+pub fn ps_cgroup_read(path: &[u8], out: &mut [u8]) -> i32 {
+    call::cgroup_read(path, out)
+}
+
+#[deno_bindgen]
+pub fn ps_cgroup_write(path: &[u8], value: &[u8], check: u32) -> i32 {
+    call::cgroup_write(path, value, check)
+}
+
+#[deno_bindgen]
 pub fn ps_close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> i32 {
     call::close(env, port, cause, grace_ms, deadline_ms)
 }

@@ -122,6 +122,30 @@ pub fn signalled(env: u32, port: i32) -> i32 {
     }
 }
 
+pub fn freeze(env: u32, port: i32, on: u32) -> i32 {
+    guarded(|| calls::freeze(env, port, on != 0).map(|()| 0))
+}
+
+pub fn leaves(env: u32, port: i32, out: &mut [u8]) -> i32 {
+    guarded(|| fill(out, &calls::leaves(env, port)?))
+}
+
+pub fn watch(env: u32, port: i32) -> i32 {
+    guarded(|| calls::watch(env, port).map(|()| 0))
+}
+
+pub fn hierarchies(out: &mut [u8]) -> i32 {
+    guarded(|| fill(out, &calls::hierarchies()))
+}
+
+pub fn cgroup_read(path: &[u8], out: &mut [u8]) -> i32 {
+    guarded(|| fill(out, &calls::cgroup_read(path)?))
+}
+
+pub fn cgroup_write(path: &[u8], value: &[u8], check: u32) -> i32 {
+    guarded(|| calls::cgroup_write(path, value, check).map(|()| 0))
+}
+
 pub fn close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> i32 {
     guarded(|| calls::close(env, port, cause, grace_ms, deadline_ms).map(|()| 0))
 }

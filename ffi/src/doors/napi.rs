@@ -89,6 +89,36 @@ pub fn node_ps_signalled(env: u32, port: i32) -> i32 {
     call::signalled(env, port)
 }
 
+#[napi(js_name = "ps_freeze")]
+pub fn node_ps_freeze(env: u32, port: i32, on: u32) -> i32 {
+    call::freeze(env, port, on)
+}
+
+#[napi(js_name = "ps_leaves")]
+pub fn node_ps_leaves(env: u32, port: i32, mut out: Uint8ArraySlice) -> i32 {
+    call::leaves(env, port, lent(&mut out))
+}
+
+#[napi(js_name = "ps_watch")]
+pub fn node_ps_watch(env: u32, port: i32) -> i32 {
+    call::watch(env, port)
+}
+
+#[napi(js_name = "ps_hierarchies")]
+pub fn node_ps_hierarchies(mut out: Uint8ArraySlice) -> i32 {
+    call::hierarchies(lent(&mut out))
+}
+
+#[napi(js_name = "ps_cgroup_read")]
+pub fn node_ps_cgroup_read(path: Uint8ArraySlice, mut out: Uint8ArraySlice) -> i32 {
+    call::cgroup_read(&path, lent(&mut out))
+}
+
+#[napi(js_name = "ps_cgroup_write")]
+pub fn node_ps_cgroup_write(path: Uint8ArraySlice, value: Uint8ArraySlice, check: u32) -> i32 {
+    call::cgroup_write(&path, &value, check)
+}
+
 #[napi(js_name = "ps_close")]
 pub fn node_ps_close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> i32 {
     call::close(env, port, cause, grace_ms, deadline_ms)

@@ -86,8 +86,8 @@ struct Plan {
     /// Set by the child when nothing is left to do but the exec: where its end of `report`
     /// closes before, it has been killed and has not become its program.
     at_exec: AtomicBool,
-    /// Where to write "0" before anything else; -1 where it is born in its cgroup, or has none.
-    join: i32,
+    /// Where to write "0" before anything else: none where it is born in its cgroup, or has none.
+    joins: Vec<i32>,
     keeper: i32,
     join_group: i32,
     umask: u32,
@@ -146,7 +146,7 @@ impl Plan {
         own: &Own<'_>,
         stdio: [i32; 3],
         moves: Vec<(i32, i32)>,
-        [cwd, report, join]: [i32; 3],
+        [cwd, report]: [i32; 2],
     ) -> Result<Plan, (Stage, Errno)> {
         let mut texts = Vec::with_capacity(launch.argv.len() + launch.env.len());
         let argv = c_strings(&launch.argv, &mut texts)?;
@@ -161,7 +161,7 @@ impl Plan {
             cwd,
             report,
             at_exec: AtomicBool::new(false),
-            join,
+            joins: Vec::new(),
             keeper: std::process::id() as i32,
             join_group: launch.join_group.unwrap_or(0),
             umask: launch.umask,
@@ -191,6 +191,13 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// Another home than the one it was made for.
+    pub fn move_to(&mut self, (leaf, way): (Leaf, Way)) -> Result<(), (Stage, Errno)> {
+        self.door = Some(leaf.open().map_err(|errno| (Stage::Cgroup, errno))?);
+        self.home = Ok((leaf, way));
+        Ok(())
+    }
+
     pub fn new(home: Home) -> Result<Ready, (Stage, Errno)> {
         let at_clone = |errno| (Stage::Clone, errno);
         fault("outcome").map_err(at_clone)?;
@@ -210,11 +217,12 @@ impl Ready {
 /// Starts the child of `launch`. `fds` are its 0, 1 and 2, its working
 /// directory, and its descriptors above 2. Where it does not get into its
 /// cgroup it is started without one, and `lack` says so; unless nobody could
-/// end it then.
+/// end it then, or it has limits, whose other cgroups are `joins`.
 pub fn start(
     launch: Launch,
     own: &Own<'_>,
     mut fds: Vec<OwnedFd>,
+    joins: Option<&[OwnedFd]>,
     Ready { outcome, mut report, stack, door, home }: Ready,
 ) -> Result<Started, (Stage, Errno)> {
     let at_clone = |errno| (Stage::Clone, errno);
@@ -227,16 +235,23 @@ pub fn start(
     let stdio = [stdin, stdout, stderr].map(AsRawFd::as_raw_fd);
     let moves = more.iter().map(AsRawFd::as_raw_fd).zip(targets).collect();
     let way = home.as_ref().ok().map(|(_, way)| *way);
-    let join = door.as_ref().filter(|_| way == Some(Way::Joins)).map_or(-1, AsRawFd::as_raw_fd);
     let reach = Reach::of(&launch);
-    let plan = Box::new(Plan::new(launch, own, stdio, moves, [cwd.as_raw_fd(), report.as_raw_fd(), join])?);
+    let mut plan = Box::new(Plan::new(launch, own, stdio, moves, [cwd.as_raw_fd(), report.as_raw_fd()])?);
+    plan.joins.extend(joins.unwrap_or_default().iter().map(AsRawFd::as_raw_fd));
+    plan.joins.extend(door.as_ref().filter(|_| way == Some(Way::Joins)).map(AsRawFd::as_raw_fd));
+    let mut procs = None;
     let mut cloned = None;
-    let mut lack = home.err().unwrap_or((Lack::Nothing, 0));
+    let mut lack = home.as_ref().err().copied().unwrap_or((Lack::Nothing, 0));
     if let (Some(Way::Born), Some(cgroup)) = (way, &door) {
         match clone(&plan, &stack, Some(cgroup.as_fd())) {
             Ok(born) => cloned = Some(born),
             // Not for want of a cgroup: without one it would fail as well.
             Err(errno @ (Errno::AGAIN | Errno::NOMEM)) => return Err(at_clone(errno)),
+            Err(_) if joins.is_some() => {
+                let (leaf, _) = home.as_ref().map_err(|_| (Stage::Cgroup, Errno::NOENT))?;
+                let entry = procs.insert(leaf.procs().map_err(|errno| (Stage::Cgroup, errno))?);
+                plan.joins.push(entry.as_raw_fd());
+            }
             Err(errno) => lack = (Lack::Enter, errno.raw_os_error()),
         }
     }
@@ -244,6 +259,7 @@ pub fn start(
         return Err((Stage::Reach, Errno::PERM));
     }
     let (pid, pidfd) = cloned.map_or_else(|| clone(&plan, &stack, None), Ok).map_err(at_clone)?;
+    drop(procs); // only now: the child has a copy
     Ok(Started { pid, pidfd, outcome, memory: Memory { stack: Some(stack), plan }, lack })
 }
 
@@ -358,8 +374,8 @@ enum Never {}
 /// PDEATHSIG after anything that would clear it, signals last, so that nothing
 /// can interrupt before.
 fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
-    if plan.join >= 0 {
-        must(Stage::Cgroup, libc::SYS_write, [plan.join as usize, c"0".as_ptr() as usize, 1, 0, 0])?;
+    for &join in &plan.joins {
+        must(Stage::Cgroup, libc::SYS_write, [join as usize, c"0".as_ptr() as usize, 1, 0, 0])?;
     }
     lead(plan)?;
     set_limits(plan)?;

@@ -7,9 +7,11 @@
 //! - When the runtime is gone it lets every keeper have its grace, ends those that take longer, and leaves last.
 //! - No signal but SIGKILL ends it.
 
-use crate::guard::place::{Found, Place};
+use crate::guard::place::{Found, Place, Site};
+use crate::guard::rooms::Lot;
 use crate::guard::spare::{self, Birth};
 use crate::guard::table::Table;
+use crate::kernel::cgroup::Leaf;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
@@ -34,6 +36,8 @@ const RETRY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// A keeper that has ended otherwise than it should, until its tree and its cgroup are gone. No other gets its number.
 struct Lost {
     id: u32,
+    /// Those of its tree's cgroups that may be left.
+    leaves: Vec<Leaf>,
     /// When the runtime is told, whatever is left.
     until: Instant,
     killed: u32,
@@ -54,12 +58,14 @@ struct Guardian<'a> {
     limits: Vec<(u64, u64)>,
     /// Where the cgroups of the keepers' children go.
     place: Found<'a>,
+    site: &'a Site,
 }
 
 /// What guardian and watchdog both know of what the guardian guards.
 pub struct Guarded<'a> {
     pub table: Table,
     pub place: Found<'a>,
+    pub site: &'a Site,
     pub title: &'a Title,
 }
 
@@ -71,7 +77,7 @@ pub fn main(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> ! {
 }
 
 fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Errno> {
-    let Guarded { table, place, title } = guarded;
+    let Guarded { table, place, site, title } = guarded;
     helper::become_subreaper(Step::GuardianSubreaper)?;
     let [requests, runtime] = helper::keep_only([requests, runtime])?;
     let events = helper::child_events()?;
@@ -84,8 +90,20 @@ fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Err
     let (leashes, outbox, lost) = (Vec::new(), VecDeque::new(), Vec::new());
     let limits = crate::kernel::sys::host::rlimits();
     let escapees = false;
-    let guardian =
-        Guardian { requests, runtime, events, table, leashes, outbox, lost, escapees, title, limits, place };
+    let guardian = Guardian {
+        requests,
+        runtime,
+        events,
+        table,
+        leashes,
+        outbox,
+        lost,
+        escapees,
+        title,
+        limits,
+        place,
+        site,
+    };
     guardian.run()
 }
 
@@ -176,8 +194,8 @@ impl Guardian<'_> {
             // `leash` is closed with all else that is not its own: what is left open would hide our death.
             Ok(Forked::Child) => {
                 let (title, limits) = (self.title, &self.limits[..]);
-                let (seat, place) = ((self.table, at), self.place);
-                spare::main(Birth { id, port, leash: far, runtime, title, limits, seat, place })
+                let lot = Lot { site: self.site, found: self.place, id, seat: (self.table, at) };
+                spare::main(Birth { port, leash: far, runtime, title, limits, lot })
             }
             Ok(Forked::Parent(pid)) => {
                 self.table.put(at, pid, id);
@@ -205,7 +223,8 @@ impl Guardian<'_> {
             if let Some(at) = self.table.find(ended.pid) {
                 if ended.wait != Wait::Code(0) {
                     let (id, until) = (self.table.id(at), Instant::now() + SWEEP);
-                    self.lost.push(Lost { id, until, killed: 0, told: false });
+                    let leaves = leaves(self.place, self.table, at);
+                    self.lost.push(Lost { id, leaves, until, killed: 0, told: false });
                 }
                 self.table.clear(at);
                 self.leashes[at] = None;
@@ -220,7 +239,9 @@ impl Guardian<'_> {
     /// A step towards the end of every lost keeper's tree. Whose all are told apart by nobody: each waits for all.
     fn sweep(&mut self) {
         let (table, now) = (self.table, Instant::now());
-        let gone: Vec<bool> = self.lost.iter().map(|lost| end_leaf(self.place, lost.id, now)).collect();
+        for Lost { leaves, .. } in &mut self.lost {
+            leaves.retain(|leaf| !leaf.end(now));
+        }
         let outcome = match sabotaged(Step::GuardianSweep) {
             true => Outcome::default(),
             false => Tree { spare: &|pid| table.find(pid).is_some(), hold: None }.step(now + SWEEP),
@@ -229,15 +250,14 @@ impl Guardian<'_> {
         if let Some(first) = self.lost.iter_mut().find(|lost| !lost.told) {
             first.killed += outcome.killed; // counted once where several ended together
         }
-        for (lost, &gone) in self.lost.iter_mut().zip(&gone) {
-            if !lost.told && (lost.until <= now || (gone && !self.escapees)) {
+        for lost in &mut self.lost {
+            if !lost.told && (lost.until <= now || (lost.leaves.is_empty() && !self.escapees)) {
                 let (id, killed, survivors) = (lost.id, lost.killed, outcome.survivors.clone());
                 self.outbox.push_back(FromGuardian::Swept { id, killed, survivors }.encode());
                 lost.told = true;
             }
         }
-        let mut gone = gone.into_iter();
-        self.lost.retain(|lost| gone.next() != Some(true) || !lost.told);
+        self.lost.retain(|lost| !lost.leaves.is_empty() || !lost.told);
         self.flush();
     }
 
@@ -259,10 +279,14 @@ impl Guardian<'_> {
     }
 }
 
-/// Ends and removes the cgroup of a keeper that has not done so itself. A look, where there is none. False while
-/// somebody is in it at `until`.
-fn end_leaf(place: Found, id: u32, until: Instant) -> bool {
-    !matches!(place, Ok(Place { base, .. }) if !base.leaf(id).end(until))
+/// The cgroups of a keeper that may not have ended and removed them itself; those of its limits are known from its
+/// place in the table.
+fn leaves(place: Found, table: Table, at: usize) -> Vec<Leaf> {
+    let usual = place.ok().map(|Place { base, .. }| base.leaf(table.id(at)));
+    let others = table.lodging(at).into_iter().filter(|leaf| Some(leaf) != usual.as_ref());
+    let all = usual.iter().cloned().chain(others).collect();
+    let _ = table.lodge(at, &[]); // there is room for nothing
+    all
 }
 
 /// Waits for every keeper in `table` to end within its allowance, ends those
@@ -288,7 +312,9 @@ fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), E
         helper::drain_events(events);
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = table.find(ended.pid) {
-                end_leaf(place, table.id(at), Instant::now() + SWEEP); // who outlives that is named by the sweep
+                for leaf in leaves(place, table, at) {
+                    leaf.end(Instant::now() + SWEEP); // who outlives that is named by the sweep
+                }
                 table.clear(at);
             }
             let _ = helper::wait(Whose::Pid(ended.pid), false);

@@ -12,13 +12,18 @@
 use crate::guard::child::{self, Memory, Own, Ready};
 use crate::guard::oom;
 use crate::guard::place::{Found, Why};
-use crate::kernel::cgroup::{Leaf, Way};
+use crate::guard::rooms::{self, Furnisher, Lot, Refusal, Rooms};
+use crate::guard::table::Table;
+use crate::kernel::cgroup::{file, Leaf, Way};
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Ended, Whose};
 use crate::kernel::sys::host::Priorities;
 use crate::kernel::tree::{is_blind, Outcome, Tree};
-use crate::kernel::wire::{Cause, Done, FromKeeper, Lack, Launch, Scope, Stage, ToKeeper, Wait};
+use crate::kernel::wire::plan::{Plan, Version};
+use crate::kernel::wire::{
+    Cause, Done, Figure, FromKeeper, Held, Lack, Launch, Placed, Scope, Stage, ToKeeper, Wait,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -70,6 +75,10 @@ pub struct Keeper {
     /// The tree's own cgroup, until it is removed.
     leaf: Option<Leaf>,
     lack: Why,
+    /// What it has beside that where it was started with limits.
+    limited: Option<Limited>,
+    /// By our word.
+    frozen: bool,
     /// Readable once the child has ended; dropped then.
     pidfd: Option<OwnedFd>,
     /// Until the exec has succeeded or failed.
@@ -86,6 +95,22 @@ pub struct Keeper {
     deadline: Option<Instant>,
     eof: bool,
 }
+
+/// The cgroups of a tree with limits.
+struct Limited {
+    rooms: Rooms,
+    /// The files that are read at the end.
+    figures: Vec<String>,
+    seat: (Table, usize),
+    /// The kernel is about to kill one of them for want of memory, or has.
+    oom_until: Option<Instant>,
+}
+
+/// How long the kernel may take from its word that memory is out to its kill.
+const OOM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a tree may take to stand still.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The launch record's words on how the tree ends.
 struct Terms {
@@ -171,14 +196,65 @@ impl<'a> Prepared<'a> {
     }
 }
 
+impl Limited {
+    fn clear(&mut self) {
+        if self.rooms.clear(Instant::now() + DEADLINE) {
+            let (table, at) = self.seat;
+            let _ = table.lodge(at, &[]); // there is room for nothing
+        }
+    }
+}
+
+/// Makes the cgroups of a launch with limits. What it fails at is told before the failure is.
+fn furnish(plan: Plan, lot: Lot, ready: &mut Ready, port: &OwnedFd) -> Result<Limited, (Stage, Errno)> {
+    let (table, at) = lot.seat;
+    let tell = |leaves: &[Placed]| {
+        table.lodge(at, leaves)?;
+        let _ = socket::send(port, &FromKeeper::Placed { leaves: leaves.to_vec() }.encode(), &[]);
+        // Nobody to tell is seen soon enough.
+        Ok(())
+    };
+    let usual = ready.home.as_ref().ok();
+    let made = Furnisher { plan: &plan, lot }.furnish(usual, tell);
+    let mut rooms = made.map_err(|Refusal { stage, errno, at: setting, subject }| {
+        let about = FromKeeper::About { at: setting, subject: subject.into_bytes() };
+        let _ = socket::send(port, &about.encode(), &[]); // as above
+        let _ = table.lodge(at, &[]); // there is room for nothing
+        (stage, errno)
+    })?;
+    if let Some(home) = rooms.home.take() {
+        if let Ok((usual, _)) = &ready.home {
+            usual.end(Instant::now() + DEADLINE); // nobody was ever in it
+        }
+        let moved = ready.move_to(home.clone());
+        if let Err(failed) = moved {
+            home.0.end(Instant::now() + DEADLINE);
+            rooms.clear(Instant::now() + DEADLINE);
+            return Err(failed);
+        }
+    }
+    Ok(Limited { rooms, figures: plan.figures, seat: lot.seat, oom_until: None })
+}
+
 impl Keeper {
     /// Clones the child.
     pub fn start(
-        launch: Launch,
+        mut launch: Launch,
         fds: Vec<OwnedFd>,
-        Prepared { own, ready, .. }: Prepared,
+        (Prepared { own, mut ready, .. }, lot): (Prepared, Lot),
         Links { port, leash, runtime, events }: Links,
     ) -> Result<Self, (OwnedFd, Stage, Errno)> {
+        let mut limited = match launch.plan.take().map(|plan| furnish(plan, lot, &mut ready, &port)) {
+            None => None,
+            Some(Ok(limited)) => Some(limited),
+            Some(Err((stage, errno))) => {
+                if let Ok((leaf, _)) = ready.home {
+                    leaf.end(Instant::now() + DEADLINE); // nobody was ever in it
+                }
+                return Err((port, stage, errno));
+            }
+        };
+        let joins = limited.as_ref().map(|limited| &limited.rooms.joins[..]);
         let terms = Terms {
             grace: ms(launch.grace_ms),
             flush: ms(launch.flush_ms),
@@ -191,13 +267,17 @@ impl Keeper {
         let started = Instant::now();
         let lent = fault("oom-score").and_then(|()| oom::lend(launch.oom_score_adj));
         let lent = lent.map_err(|errno| (Stage::OomScoreAdj, errno));
-        let outcome = lent.and_then(|lent| Ok((lent, child::start(launch, &own, fds, ready)?)));
+        let outcome = lent.and_then(|lent| Ok((lent, child::start(launch, &own, fds, joins, ready)?)));
         let used = outcome.as_ref().is_ok_and(|(_, child)| child.lack.0 == Lack::Nothing);
         let leaf = leaf.filter(|leaf| used || !leaf.end(Instant::now() + DEADLINE));
         let (lent, child) = match outcome {
             Ok(started) => started,
-            Err((stage, errno)) => return Err((port, stage, errno)),
+            Err((stage, errno)) => {
+                limited.iter_mut().for_each(Limited::clear);
+                return Err((port, stage, errno));
+            }
         };
+        limited.iter_mut().for_each(|limited| limited.rooms.joins.clear());
         Ok(Keeper {
             port: Some(port),
             leash: Some(leash),
@@ -209,6 +289,8 @@ impl Keeper {
             own_group,
             leaf,
             lack: child.lack,
+            limited,
+            frozen: false,
             pidfd: Some(child.pidfd),
             starting: Some((child.outcome, child.memory)),
             lent,
@@ -236,6 +318,7 @@ impl Keeper {
                 self.timeout = None;
                 self.end(Cause::Timeout, self.terms.grace);
             }
+            self.look_for_oom(now);
             if self.starting.is_none() && self.tidy.is_some_and(|at| at <= now) {
                 self.tidy = None;
                 child::give_memory_back();
@@ -277,9 +360,12 @@ impl Keeper {
             Phase::Running => None,
             Phase::Flushing(at) | Phase::Ending(at) => Some(at),
         };
-        let until = [self.timeout, self.tidy, phase].into_iter().flatten().min();
+        let oom = self.limited.as_ref().and_then(|limited| limited.oom_until);
+        let oom = oom.map(|_| Instant::now() + Duration::from_millis(2));
+        let until = [self.timeout, self.tidy, phase, oom].into_iter().flatten().min();
+        let memory = self.limited.as_ref().and_then(|limited| limited.rooms.oom.as_ref());
         let starting = self.starting.as_ref().map(|(fd, _)| fd);
-        let sources: [Option<(BorrowedFd<'_>, PollFlags)>; 6] = [
+        let sources: [Option<(BorrowedFd<'_>, PollFlags)>; 7] = [
             self.port.as_ref().map(|fd| (fd.as_fd(), out)),
             self.leash.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
             // Once it is known that the runtime is gone its pidfd would keep us spinning.
@@ -287,13 +373,17 @@ impl Keeper {
             self.pidfd.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
             Some((self.events.as_fd(), PollFlags::IN)),
             starting.map(|fd| (fd.as_fd(), PollFlags::IN)),
+            memory.map(|fd| (fd.as_fd(), PollFlags::IN)),
         ];
         let mut waiting: Vec<PollFd> = Vec::with_capacity(sources.len());
         waiting.extend(sources.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         poll(&mut waiting, until)?;
         let mut answers = waiting.iter().map(said);
-        let [port, leash, runtime, pidfd, events, starting] =
+        let [port, leash, runtime, pidfd, events, starting, memory] =
             sources.each_ref().map(|source| source.is_some() && answers.next() == Some(true));
+        if memory {
+            self.out_of_memory(); // before the end of the child that may come of it
+        }
         self.take_in([port, leash, runtime, pidfd, events, starting])
     }
 
@@ -368,7 +458,12 @@ impl Keeper {
             self.flush_outbox();
             helper::exit(0);
         }
-        self.tell(&FromKeeper::Started { pid: self.pid, own_group: self.own_group, lack: self.lack });
+        self.tell(&FromKeeper::Started {
+            pid: self.pid,
+            own_group: self.own_group,
+            lack: self.lack,
+            held: self.held(),
+        });
         drop(memory);
         if self.lent {
             oom::take_back();
@@ -430,6 +525,10 @@ impl Keeper {
                 self.end(cause, ms(grace_ms));
             }
             ToKeeper::Eof => self.eof = !sabotaged(Step::Flush),
+            ToKeeper::Freeze { on } => {
+                let errno = self.freeze(on).err().map_or(0, Errno::raw_os_error);
+                self.tell(&FromKeeper::Signalled { errno });
+            }
             ToKeeper::Prepare { .. } => {} // it has a child
         }
     }
@@ -483,7 +582,58 @@ impl Keeper {
         }
     }
 
+    fn held(&self) -> Held {
+        let none = Held { kill: Version::None, limits: Version::None };
+        let held = self.limited.as_ref().map_or(none, |limited| limited.rooms.held);
+        let kill = if self.leaf.is_some() { Version::Two } else { held.kill };
+        Held { kill, ..held }
+    }
+
+    /// By whose means the tree is frozen, and killed as one.
+    fn strongest(&self) -> Option<&Leaf> {
+        let others = self.limited.iter().flat_map(|limited| &limited.rooms.leaves);
+        self.leaf.iter().chain(others).find(|leaf| leaf.can_freeze())
+    }
+
+    /// Without a cgroup each process is stopped, which those who wait for it can see.
+    fn freeze(&mut self, on: bool) -> Result<(), Errno> {
+        if matches!(self.phase, Phase::Ending(_)) {
+            return Err(Errno::SRCH);
+        }
+        match self.strongest() {
+            Some(leaf) if on => leaf.freeze(FREEZE_PATIENCE)?,
+            Some(leaf) => leaf.thaw()?,
+            None => drop(self.tree().signal(if on { Signal::STOP } else { Signal::CONT })),
+        }
+        self.frozen = on;
+        Ok(())
+    }
+
+    /// The kernel has said so; its kill is counted a moment later.
+    fn out_of_memory(&mut self) {
+        let Some(limited) = &mut self.limited else { return };
+        if let Some(event) = &limited.rooms.oom {
+            let _ = rustix::io::read(event, &mut [0; 8]); // it only counts
+        }
+        limited.oom_until = Some(Instant::now() + OOM_PATIENCE);
+    }
+
+    fn look_for_oom(&mut self, now: Instant) {
+        let Some(limited) = &mut self.limited else { return };
+        let Some(until) = limited.oom_until else { return };
+        if limited.rooms.leaves.iter().any(|leaf| rooms::oom_kills(leaf) > 0) {
+            limited.oom_until = None;
+            limited.rooms.oom = None;
+            self.end(Cause::Oom, Duration::ZERO);
+        } else if until <= now {
+            limited.oom_until = None;
+        }
+    }
+
     fn ask_to_end(&mut self, grace: Duration) {
+        if std::mem::take(&mut self.frozen) {
+            let _ = self.strongest().map(Leaf::thaw); // who is frozen hears nothing
+        }
         self.phase = Phase::Ending(Instant::now() + grace);
         if !grace.is_zero() {
             self.first_signal();
@@ -545,7 +695,7 @@ impl Keeper {
 
     /// One write for all who are in the cgroup; the loop behind it finds who has left that. Zombies stay, for it to count.
     fn kill_leaf(&self, until: Instant) {
-        let Some(leaf) = &self.leaf else { return };
+        let Some(leaf) = self.strongest() else { return };
         let mut pause = Duration::from_micros(100);
         // Refused where the child has made it threaded: then the loop alone has to do.
         while leaf.kill().is_ok() && leaf.is_populated() == Ok(true) && Instant::now() < until {
@@ -555,14 +705,19 @@ impl Keeper {
     }
 
     fn leaf_is_empty(&self) -> bool {
-        self.leaf.as_ref().is_some_and(|leaf| leaf.is_populated() == Ok(false))
+        self.strongest().is_some_and(|leaf| leaf.is_populated() == Ok(false))
     }
 
     /// The cgroup goes with its tree. True where none is left.
     fn remove_leaf(&mut self) -> bool {
         let until = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
         self.leaf = self.leaf.take().filter(|leaf| !leaf.end(until));
-        self.leaf.is_none()
+        let others = self.limited.as_mut().is_none_or(|limited| limited.rooms.clear(until));
+        if let Some(limited) = self.limited.take_if(|_| others && self.leaf.is_none()) {
+            let (table, at) = limited.seat;
+            let _ = table.lodge(at, &[]); // there is room for nothing
+        }
+        self.leaf.is_none() && self.limited.is_none()
     }
 
     /// Nothing is left, or what is has been named: the record of how it all
@@ -572,6 +727,7 @@ impl Keeper {
         if self.wait.is_some() {
             helper::wait(Whose::Pid(self.pid), false)?;
         }
+        let figures = self.figures();
         // While somebody survives it is theirs.
         let removed = outcome.survivors.is_empty() && self.remove_leaf();
         let again = by_itself && removed && self.port.is_some() && self.leash.is_some();
@@ -586,9 +742,13 @@ impl Keeper {
             max_rss_bytes: usage.max_rss_bytes,
             again,
             survivors: outcome.survivors.clone(),
+            figures,
         }));
         self.linger(!outcome.survivors.is_empty())?;
-        if self.leaf.is_some() || (!outcome.survivors.is_empty() && helper::wait(Whose::Any, true).is_ok()) {
+        if self.leaf.is_some()
+            || self.limited.is_some()
+            || (!outcome.survivors.is_empty() && helper::wait(Whose::Any, true).is_ok())
+        {
             return Err(Errno::BUSY); // the guardian goes on with what is left
         }
         let (runtime, events) = (self.runtime, self.events);
@@ -598,6 +758,19 @@ impl Keeper {
             runtime,
             events,
         }))
+    }
+
+    /// What the tree's cgroups have counted; they are about to be removed.
+    fn figures(&self) -> Vec<Figure> {
+        let Some(limited) = &self.limited else { return Vec::new() };
+        let leaves: Vec<&Leaf> = self.leaf.iter().chain(&limited.rooms.leaves).collect();
+        let read = |leaf: &Leaf, name: &String| {
+            let text = file::read(&format!("{}/{name}", leaf.path)).ok()?;
+            Some(Figure { version: leaf.version(), file: name.clone().into_bytes(), text })
+        };
+        let all =
+            limited.figures.iter().flat_map(|name| leaves.iter().filter_map(move |leaf| read(leaf, name)));
+        all.collect()
     }
 
     /// Hands over what has not been sent, and goes on killing what has

@@ -5,9 +5,12 @@
 //! it. Nobody is moved, and nothing of others is touched but what a runtime
 //! that is gone has left behind.
 
-use crate::kernel::cgroup::{self, Absent, Base, Leaf, Way};
+use crate::kernel::cgroup::file;
+use crate::kernel::cgroup::hierarchy::{self, Absent, Hierarchy};
+use crate::kernel::cgroup::{Base, Leaf, Way};
 use crate::kernel::procfs;
 use crate::kernel::sys::helper::{self, Forked, Whose};
+use crate::kernel::wire::plan::Version;
 use crate::kernel::wire::Lack;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
@@ -52,20 +55,161 @@ const STALE: Duration = Duration::from_secs(2);
 
 const PREFIX: &str = "proton-";
 
-/// The place of the runtime behind `runtime`, its pidfd. Made, tried with a process, and empty again.
-pub fn find(runtime: impl AsFd) -> Result<Place, Why> {
-    // Where the runtime could have no pidfd of its own, it is the watchdog's parent.
-    let runtime = procfs::pid_of(runtime)
-        .unwrap_or_else(|| rustix::process::getppid().map_or(-1, |pid| pid.as_raw_nonzero().get()));
-    let own = cgroup::own().map_err(|absent| match absent {
-        Absent::Unmounted => (Lack::Unmounted, 0),
-        Absent::Outside => (Lack::Outside, 0),
-    })?;
-    if std::path::Path::new(&own).join("cgroup.type").exists() || !rules_the_root() {
-        let name = Owner::of(runtime).ok_or((Lack::Make, Errno::SRCH.raw_os_error()))?.name();
-        prove(format!("{own}/{name}.{}", std::process::id()))
-    } else {
-        Err((Lack::Reserved, 0))
+/// What a guardian knows of its host's cgroups.
+pub struct Site {
+    pub hierarchies: Vec<Hierarchy>,
+    /// Of what is made for this runtime by this watchdog: `proton-PID-STARTTIME-BOOTID-PIDNS.WATCHDOG`.
+    pub name: String,
+    runtime: i32,
+}
+
+impl Site {
+    /// That of the runtime behind `runtime`, its pidfd.
+    pub fn of(runtime: impl AsFd) -> Site {
+        // Where the runtime could have no pidfd of its own, it is the watchdog's parent.
+        let runtime = procfs::pid_of(runtime)
+            .unwrap_or_else(|| rustix::process::getppid().map_or(-1, |pid| pid.as_raw_nonzero().get()));
+        let name = Owner::of(runtime).map_or_else(String::new, |owner| owner.name());
+        let mut hierarchies = hierarchy::hierarchies();
+        for own in hierarchies.iter_mut().filter_map(|one| one.own.as_mut()) {
+            leave_self(own);
+        }
+        Site { hierarchies, name: format!("{name}.{}", std::process::id()), runtime }
+    }
+
+    /// The place that every tree gets its cgroup at. Made, tried with a process, and empty again.
+    pub fn find(&self) -> Result<Place, Why> {
+        let own = hierarchy::own(&self.hierarchies).map_err(|absent| match absent {
+            Absent::Unmounted => (Lack::Unmounted, 0),
+            Absent::Outside => (Lack::Outside, 0),
+        })?;
+        if !std::path::Path::new(&own).join("cgroup.type").exists() && rules_the_root() {
+            return Err((Lack::Reserved, 0));
+        }
+        if self.name.starts_with('.') {
+            return Err((Lack::Make, Errno::SRCH.raw_os_error())); // the runtime is gone
+        }
+        prove(format!("{own}/{}", self.name))
+    }
+
+    /// Ends and removes what runtimes that are gone have left in the runtime's own cgroups.
+    pub fn sweep(&self) {
+        for hierarchy in &self.hierarchies {
+            if let Some(own) = &hierarchy.own {
+                self.sweep_in(own, hierarchy.version);
+            }
+        }
+    }
+
+    /// As [`Site::sweep`], of a directory that somebody has named.
+    pub fn sweep_beside(&self, parent: &str) {
+        let below = |one: &&Hierarchy| parent.starts_with(&format!("{}/", one.mount)) || one.mount == parent;
+        let longest = self.hierarchies.iter().filter(below).max_by_key(|one| one.mount.len());
+        let Some(hierarchy) = longest else { return };
+        if hierarchy.own.as_deref() != Some(parent) {
+            self.sweep_in(parent, hierarchy.version); // else the watchdog has done it
+        }
+    }
+
+    fn sweep_in(&self, folder: &str, version: Version) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(directory) = rustix::fs::open(folder, flags, Mode::empty()) else { return };
+        let mut space = [MaybeUninit::uninit(); 2048];
+        let mut entries = RawDir::new(directory, &mut space);
+        let mut stale = Vec::new();
+        while let Some(Ok(entry)) = entries.next() {
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if !name.starts_with(&self.name)
+                && Owner::from_name(name).is_some_and(|owner| owner.has_left_it())
+            {
+                stale.push(format!("{folder}/{name}"));
+            }
+        }
+        for path in stale {
+            if path.ends_with(SELF) {
+                let _ = Leaf::at(path).remove(); // helpers of a dead runtime may still end what it started
+                continue;
+            }
+            let freezer = || std::path::Path::new(&format!("{path}/freezer.state")).exists();
+            let leaf = match version {
+                Version::Two => Leaf::at(path),
+                _ => Leaf::v1(path.clone(), freezer()),
+            };
+            let Some(_lock) = unheld(&leaf) else { continue };
+            leaf.end(Instant::now() + STALE); // what outlives that is tried again at the next start
+        }
+    }
+
+    /// Moves the runtime and its helpers out of `own` into one below it: v2 has no controllers for the children of a
+    /// cgroup that processes are in. EBUSY where others are in it.
+    pub fn move_runtime(&self, own: &str) -> Result<(), Errno> {
+        let owner = self.name.rsplit_once('.').map_or("", |(owner, _)| owner);
+        let below = Leaf::at(format!("{own}/{owner}{SELF}"));
+        match below.make() {
+            Err(Errno::EXIST) => {}
+            other => other?,
+        }
+        let procs = format!("{}/cgroup.procs", below.path);
+        // Whoever is forked meanwhile is found in the next round.
+        for _ in 0..16 {
+            let here = Leaf::at(own.to_owned()).members();
+            let ours: Vec<i32> = here.iter().copied().filter(|&pid| self.is_ours(pid)).collect();
+            if ours.len() < here.len() {
+                return Err(Errno::BUSY);
+            }
+            if ours.is_empty() {
+                return Ok(());
+            }
+            for pid in ours {
+                match file::write(&procs, &pid.to_string()) {
+                    Err(Errno::SRCH) | Ok(()) => {} // it has just ended
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+        Err(Errno::BUSY)
+    }
+
+    /// The runtime, or one of its helpers: below it and of our own program.
+    fn is_ours(&self, pid: i32) -> bool {
+        let program = |pid: &str| rustix::fs::readlink(format!("/proc/{pid}/exe"), Vec::new()).ok();
+        pid == self.runtime || program(&pid.to_string()).is_some_and(|exe| program("self") == Some(exe))
+    }
+
+    /// The last to leave closes the door: where only this process is left in the runtime's cgroup below its own, it
+    /// goes back and removes that.
+    pub fn leave(&self) {
+        let owner = self.name.rsplit_once('.').map_or("", |(owner, _)| owner);
+        for own in self
+            .hierarchies
+            .iter()
+            .filter(|one| one.version == Version::Two)
+            .filter_map(|one| one.own.as_ref())
+        {
+            let below = Leaf::at(format!("{own}/{owner}{SELF}"));
+            if below.members() != [std::process::id() as i32] {
+                continue;
+            }
+            let control = format!("{own}/cgroup.subtree_control");
+            for name in hierarchy::words(&control) {
+                let _ = file::write(&control, &format!("-{name}")); // others need it
+            }
+            if file::write(&format!("{own}/cgroup.procs"), "0").is_ok() {
+                let _ = below.remove(); // the next start tries again
+            }
+        }
+    }
+}
+
+/// The end of the name of the cgroup that a runtime was moved into, in the place of a watchdog's pid.
+const SELF: &str = ".0";
+
+/// A runtime that was moved is in a cgroup of ours; its own is the one above.
+fn leave_self(own: &mut String) {
+    if let Some((above, name)) = own.rsplit_once('/') {
+        if name.ends_with(SELF) && Owner::from_name(name).is_some() {
+            *own = above.to_owned();
+        }
     }
 }
 
@@ -150,22 +294,27 @@ struct Owner {
     boot: String,
     /// The PID namespace in which `pid` means something.
     namespace: String,
+    /// Whose watchdog made it; 0 where it is the cgroup of the runtime itself.
+    watchdog: i32,
 }
 
 impl Owner {
     fn of(pid: i32) -> Option<Owner> {
-        Some(Owner { pid, started: procfs::stat(pid)?.started, boot: boot()?, namespace: namespace()? })
+        let started = procfs::stat(pid)?.started;
+        Some(Owner { pid, started, boot: boot()?, namespace: namespace()?, watchdog: 0 })
     }
 
     fn name(&self) -> String {
-        let Owner { pid, started, boot, namespace } = self;
+        let Owner { pid, started, boot, namespace, .. } = self;
         format!("{PREFIX}{pid}-{started}-{boot}-{namespace}")
     }
 
-    /// From a name as [`find`] makes it, with the watchdog's pid behind a dot.
+    /// From a name as [`Site`] has it, with the watchdog's pid behind a dot, and behind another one the number of a
+    /// keeper where it is a single tree's.
     fn from_name(name: &str) -> Option<Owner> {
-        let (owner, watchdog) = name.strip_prefix(PREFIX)?.rsplit_once('.')?;
-        watchdog.parse::<i32>().ok()?;
+        let (owner, numbers) = name.strip_prefix(PREFIX)?.split_once('.')?;
+        let (watchdog, keeper) = numbers.split_once('.').unwrap_or((numbers, "0"));
+        keeper.parse::<u32>().ok()?;
         let (owner, namespace) = owner.rsplit_once('-')?;
         let mut parts = owner.splitn(3, '-');
         Some(Owner {
@@ -173,21 +322,34 @@ impl Owner {
             started: parts.next()?.parse().ok()?,
             boot: parts.next()?.to_owned(),
             namespace: namespace.to_owned(),
+            watchdog: watchdog.parse().ok()?,
         })
+    }
+
+    /// It is gone, or the watchdog is that made it, which may have been killed while it did. Where another helper is
+    /// left of that one's, it is still held.
+    fn has_left_it(&self) -> bool {
+        self.is_gone() || (self.is_near() && Pid::from_raw(self.watchdog).is_some_and(is_no_more))
+    }
+
+    /// Of this boot and of this PID namespace.
+    fn is_near(&self) -> bool {
+        boot().as_ref() == Some(&self.boot) && namespace().as_ref() == Some(&self.namespace)
     }
 
     /// Known to be gone: from another PID namespace a living one looks dead, and where /proc hides others it is
     /// alive if anybody has its pid.
     fn is_gone(&self) -> bool {
-        if boot().as_ref() != Some(&self.boot) || namespace().as_ref() != Some(&self.namespace) {
-            return false;
-        }
-        let Some(pid) = Pid::from_raw(self.pid) else { return false };
-        if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) {
+        let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_near()) else { return false };
+        if is_no_more(pid) {
             return true;
         }
         procfs::stat(self.pid).is_some_and(|stat| stat.started != self.started || stat.has_ended())
     }
+}
+
+fn is_no_more(pid: Pid) -> bool {
+    rustix::process::test_kill_process(pid) == Err(Errno::SRCH)
 }
 
 fn boot() -> Option<String> {
@@ -203,26 +365,6 @@ fn namespace() -> Option<String> {
     Some(text.strip_prefix("pid:[")?.strip_suffix(']')?.to_owned())
 }
 
-/// Ends and removes what runtimes that are gone have left in the runtime's own cgroup.
-pub fn sweep() {
-    let Ok(own) = cgroup::own() else { return };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(directory) = rustix::fs::open(&*own, flags, Mode::empty()) else { return };
-    let mut space = [MaybeUninit::uninit(); 2048];
-    let mut entries = RawDir::new(directory, &mut space);
-    let mut stale = Vec::new();
-    while let Some(Ok(entry)) = entries.next() {
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        if Owner::from_name(name).is_some_and(|owner| owner.is_gone()) {
-            stale.push(Leaf::at(format!("{own}/{name}")));
-        }
-    }
-    for leaf in stale {
-        let Some(_lock) = unheld(&leaf) else { continue };
-        leaf.end(Instant::now() + STALE); // what outlives that is tried again at the next start
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +376,17 @@ mod tests {
     #[test]
     fn a_name_tells_its_owner_and_nothing_else_does() {
         let owner = this_process();
-        assert_eq!(Owner::from_name(&format!("{}.7", owner.name())), Some(this_process()));
+        assert_eq!(
+            Owner::from_name(&format!("{}.7", owner.name())),
+            Some(Owner { watchdog: 7, ..this_process() })
+        );
+        assert_eq!(
+            Owner::from_name(&format!("{}.7.4000000000", owner.name())),
+            Some(Owner { watchdog: 7, ..this_process() })
+        );
+        for other in ["", ".7.", ".7.8.9", ".x", ".7.x"] {
+            assert_eq!(Owner::from_name(&format!("{}{other}", owner.name())), None, "{other}");
+        }
         for other in ["proton_test_1", "proton-", "proton-1-2.3", "proton-1-2-3-4", "user.slice", ".."] {
             assert_eq!(Owner::from_name(other), None, "{other}");
         }
@@ -252,7 +404,12 @@ mod tests {
         let dead = Owner { pid: child.id() as i32, ..this_process() };
         child.wait().expect("it is reaped");
         assert!(dead.is_gone());
-        assert!(!Owner { namespace: "1".to_owned(), ..this_process() }.is_gone(), "another PID namespace");
+        assert!(Owner { watchdog: dead.pid, ..this_process() }.has_left_it(), "killed while it made it");
+        assert!(!Owner { watchdog: dead.pid, ..this_process() }.is_gone());
+        assert!(!Owner { watchdog: this_process().pid, ..this_process() }.has_left_it());
+        assert!(!this_process().has_left_it(), "the runtime's own");
+        let elsewhere = Owner { namespace: "1".to_owned(), watchdog: dead.pid, ..this_process() };
+        assert!(!elsewhere.is_gone() && !elsewhere.has_left_it(), "another PID namespace");
         assert!(!Owner { boot: "b".to_owned(), pid: dead.pid, ..this_process() }.is_gone(), "another boot");
     }
 }

@@ -8,8 +8,7 @@
 //! guardian.
 
 use crate::guard::keeper::{poll, said, Keeper, Links, Prepared};
-use crate::guard::place::Found;
-use crate::guard::table::Table;
+use crate::guard::rooms::Lot;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Title};
@@ -22,8 +21,6 @@ use std::time::{Duration, Instant};
 
 /// What a keeper is born with.
 pub struct Birth<'a> {
-    /// Its number. (The guardian may not have written it into the table yet.)
-    pub id: u32,
     /// To the runtime's reactor.
     pub port: OwnedFd,
     /// The guardian holds the other end and never writes.
@@ -33,10 +30,9 @@ pub struct Birth<'a> {
     pub title: &'a Title,
     /// The resource limits that helpers have.
     pub limits: &'a [(u64, u64)],
-    /// Where the guardian has put it.
-    pub seat: (Table, usize),
-    /// Where the cgroups of its children go.
-    pub place: Found<'a>,
+    /// Its number, its place in the table, and where the cgroups of its children go. (The guardian may not have
+    /// written it into the table yet.)
+    pub lot: Lot<'a>,
 }
 
 /// The life of a keeper; never returns to the guardian's code.
@@ -52,12 +48,12 @@ fn live(birth: Birth) -> Result<(), Errno> {
     fault("birth")?;
     let [port, leash, runtime] = helper::keep_only([birth.port, birth.leash, birth.runtime])?;
     let mut links = Links { port, leash, runtime, events: helper::child_events()? };
-    let (table, at) = birth.seat;
+    let (table, at) = birth.lot.seat;
     loop {
         let _ = rustix::thread::set_name(c"proton-spare");
         birth.title.show("proton-spare");
         table.grant(at, 0);
-        let seat = Seat { limits: birth.limits, place: (birth.place, birth.id) };
+        let seat = Seat { limits: birth.limits, lot: birth.lot };
         let (launch, fds, prepared) = match read_launch(&links, &seat) {
             Ok(Some(all)) => all,
             Ok(None) => return Ok(()), // the runtime or the guardian is gone: nothing was started
@@ -67,7 +63,7 @@ fn live(birth: Birth) -> Result<(), Errno> {
         birth.title.show("proton-keeper");
         table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
         let started = match prepared.map_or_else(|| seat.prepare(launch.cgroup), Ok) {
-            Ok(prepared) => Keeper::start(launch, fds, prepared, links),
+            Ok(prepared) => Keeper::start(launch, fds, (prepared, birth.lot), links),
             Err((stage, errno)) => Err((links.port, stage, errno)),
         };
         links = match started {
@@ -90,12 +86,12 @@ fn tell_failure(port: &OwnedFd, stage: Stage, errno: Errno) -> Result<(), Errno>
 /// What a keeper has for each of its children.
 struct Seat<'a> {
     limits: &'a [(u64, u64)],
-    place: (Found<'a>, u32),
+    lot: Lot<'a>,
 }
 
 impl<'a> Seat<'a> {
     fn prepare(&self, cgroup: bool) -> Result<Prepared<'a>, (Stage, Errno)> {
-        Prepared::new(cgroup, self.limits, self.place)
+        Prepared::new(cgroup, self.limits, (self.lot.found, self.lot.id))
     }
 }
 

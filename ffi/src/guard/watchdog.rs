@@ -8,7 +8,7 @@
 
 use crate::guard::guardian::{self, Guarded};
 use crate::guard::oom;
-use crate::guard::place;
+use crate::guard::place::Site;
 use crate::guard::table::{Table, PATIENCE};
 use crate::kernel::sabotage::{self, sabotaged, Step};
 use crate::kernel::socket;
@@ -46,10 +46,11 @@ fn live(title: &Title) -> Result<(), Errno> {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     }
     let table = Table::new()?;
-    let place = place::find(&runtime);
+    let site = Site::of(&runtime);
+    let place = site.find();
     let place = place.as_ref().map_err(|why| *why);
     let guardian = match helper::fork()? {
-        Forked::Child => guardian::main(requests, runtime, Guarded { table, place, title }),
+        Forked::Child => guardian::main(requests, runtime, Guarded { table, place, site: &site, title }),
         Forked::Parent(pid) => pid,
     };
     title.show("proton-watchdog");
@@ -57,12 +58,13 @@ fn live(title: &Title) -> Result<(), Errno> {
     drop(requests);
     let [end, runtime] = helper::keep_only([end, runtime])?;
     let events = helper::child_events()?;
-    place::sweep();
+    site.sweep();
     watch(&end, &runtime, &events, guardian, table)?;
     if sabotaged(Step::Watchdog) {
         return Ok(());
     }
     guardian::outlive(table, place, &events)?;
+    site.leave();
     // The last word: nothing is left. Without it nobody can know that.
     let _ = socket::send(&end, &[1], &[]); // the runtime may be gone
     Ok(())

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
-//! A cgroup v2 directory that a tree lives in, to be ended by one write.
-//! (Kernel documentation, admin-guide/cgroup-v2.rst: `cgroup.kill`, `cgroup.events`.)
+//! A cgroup directory that a tree lives in.
 //!
-//! The write reaches every process below, whatever it has done to its parents
-//! or its session, and asks for no permission over it. It is repeated until the
-//! kernel says that nobody is left: before Linux 6.14 a fork could slip through.
-//! Before 5.14 it takes more than a write ([`each`]).
+//! One of v2 is ended by one write, which reaches every process below,
+//! whatever it has done to its parents or its session, and asks for no
+//! permission over it. It is repeated until the kernel says that nobody is
+//! left: before Linux 6.14 a fork could slip through. Before 5.14 it takes more
+//! than a write, and so it does in v1 ([`each`]). (Kernel documentation,
+//! admin-guide/cgroup-v2.rst: `cgroup.kill`, `cgroup.events`.)
 
 mod each;
+pub mod file;
+pub mod hierarchy;
 
 use crate::kernel::procfs;
 use crate::kernel::sabotage::{sabotaged, Step};
+use crate::kernel::wire::plan::Version;
+use crate::kernel::wire::Placed;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -37,12 +42,12 @@ pub struct Base {
 impl Base {
     /// The cgroup of the child of keeper `id`, whether it is there or not.
     pub fn leaf(&self, id: u32) -> Leaf {
-        Leaf { path: format!("{}/{id}", self.path) }
+        Leaf::at(format!("{}/{id}", self.path))
     }
 
     /// The whole of it: every leaf that is left.
     pub fn whole(&self) -> Leaf {
-        Leaf { path: self.path.clone() }
+        Leaf::at(self.path.clone())
     }
 }
 
@@ -50,12 +55,33 @@ impl Base {
 /// it only when it is removed: whoever is left may end it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
-    path: String,
+    pub path: String,
+    version: Version,
+    /// Its members can be frozen.
+    freezer: bool,
 }
 
 impl Leaf {
+    /// Of v2.
     pub fn at(path: String) -> Self {
-        Leaf { path }
+        Leaf { path, version: Version::Two, freezer: true }
+    }
+
+    /// Of v1, in a hierarchy that has the freezer or not.
+    pub fn v1(path: String, freezer: bool) -> Self {
+        Leaf { path, version: Version::One, freezer }
+    }
+
+    pub fn placed(&self) -> Placed {
+        Placed { version: self.version, freezer: self.freezer, path: self.path.clone() }
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn can_freeze(&self) -> bool {
+        self.freezer
     }
 
     /// Makes the directory.
@@ -83,6 +109,9 @@ impl Leaf {
         if sabotaged(Step::CgroupKill) {
             return Ok(());
         }
+        if self.version != Version::Two {
+            return each::kill(self);
+        }
         match self.file("cgroup.kill", OFlags::WRONLY) {
             Ok(file) => rustix::io::retry_on_intr(|| rustix::io::write(&file, b"1")).map(drop),
             Err(Errno::NOENT) => each::kill(self),
@@ -92,9 +121,76 @@ impl Leaf {
 
     /// Whether anybody lives in it or below. Zombies do not count.
     pub fn is_populated(&self) -> Result<bool, Errno> {
+        if self.version != Version::Two {
+            return self.all_members().map(|pids| !pids.is_empty());
+        }
         let mut text = Vec::new();
         procfs::read(&format!("{}/cgroup.events", self.path), &mut text)?;
         Ok(!text.split(|&b| b == b'\n').any(|line| line == b"populated 0"))
+    }
+
+    /// Who is in it and below.
+    fn all_members(&self) -> Result<Vec<i32>, Errno> {
+        let mut folders = vec![self.path.clone()];
+        let mut all = Vec::new();
+        while let Some(folder) = folders.pop() {
+            let mut text = Vec::new();
+            match procfs::read(&format!("{folder}/cgroup.procs"), &mut text) {
+                // Removed meanwhile; deeper than a path can name, the tree loop finds them.
+                Err(Errno::NOENT | Errno::NODEV | Errno::NAMETOOLONG) if folder != self.path => continue,
+                other => other?,
+            }
+            all.extend(pids(&text));
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            let names = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            folders.extend(names.filter_map(|entry| entry.path().into_os_string().into_string().ok()));
+        }
+        Ok(all)
+    }
+
+    /// Holds all of its members still; ETIMEDOUT where they are not by then, and none is then.
+    pub fn freeze(&self, patience: Duration) -> Result<(), Errno> {
+        let (name, value) = self.switch(true);
+        file::write(&format!("{}/{name}", self.path), value)?;
+        let until = Instant::now() + patience;
+        let mut round = 0;
+        while !self.is_frozen()? {
+            if Instant::now() >= until {
+                let _ = self.thaw(); // the first error tells more
+                return Err(Errno::TIMEDOUT);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            round += 1;
+            // v1 can stay half-way for as long as new members appear: begin anew.
+            if self.version == Version::One && round % 50 == 0 {
+                self.thaw()?;
+                file::write(&format!("{}/{name}", self.path), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<(), Errno> {
+        let (name, value) = self.switch(false);
+        file::write(&format!("{}/{name}", self.path), value)
+    }
+
+    fn switch(&self, on: bool) -> (&'static str, &'static str) {
+        match (self.version, on) {
+            (Version::Two, true) => ("cgroup.freeze", "1"),
+            (Version::Two, false) => ("cgroup.freeze", "0"),
+            (_, true) => ("freezer.state", "FROZEN"),
+            (_, false) => ("freezer.state", "THAWED"),
+        }
+    }
+
+    /// Whether all in it are held still, by it or by a cgroup above.
+    pub fn is_frozen(&self) -> Result<bool, Errno> {
+        let v2 = self.version == Version::Two;
+        let (name, word) = if v2 { ("cgroup.events", "frozen 1") } else { ("freezer.state", "FROZEN") };
+        let text = file::read(&format!("{}/{name}", self.path))?;
+        Ok(String::from_utf8_lossy(&text).lines().any(|line| line.trim() == word))
     }
 
     /// Kills until nobody is left, and removes it with all that was made below.
@@ -148,9 +244,20 @@ impl Leaf {
         if procfs::read(&format!("{}/cgroup.procs", self.path), &mut text).is_err() {
             return Vec::new(); // gone
         }
-        let lines = text.split(|&b| b == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
-        lines.filter_map(|line| line.parse().ok()).collect()
+        pids(&text)
     }
+}
+
+impl From<Placed> for Leaf {
+    fn from(Placed { version, freezer, path }: Placed) -> Self {
+        Leaf { path, version, freezer }
+    }
+}
+
+/// One number a line.
+fn pids(text: &[u8]) -> Vec<i32> {
+    let lines = text.split(|&b| b == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    lines.filter_map(|line| line.parse().ok()).collect()
 }
 
 /// The names of the directories in this one, as many as are asked for.
@@ -171,109 +278,9 @@ fn below(at: impl AsFd, most: usize) -> Result<Vec<CString>, Errno> {
     Ok(names)
 }
 
-/// The directory of this process's own cgroup in the v2 hierarchy, as far as it is visible from here.
-pub fn own() -> Result<String, Absent> {
-    let (mut mounts, mut cgroups) = (Vec::new(), Vec::new());
-    procfs::read("/proc/self/mountinfo", &mut mounts).map_err(|_| Absent::Unmounted)?;
-    procfs::read("/proc/self/cgroup", &mut cgroups).map_err(|_| Absent::Unmounted)?;
-    own_of(&String::from_utf8_lossy(&mounts), &String::from_utf8_lossy(&cgroups))
-}
-
-/// Why a process's own cgroup has no directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Absent {
-    /// No v2 hierarchy is mounted here.
-    Unmounted,
-    /// One is, but what it shows does not hold our cgroup.
-    Outside,
-}
-
-/// From the text of mountinfo and of cgroup, proc_pid_mountinfo(5) and cgroups(7).
-fn own_of(mounts: &str, cgroups: &str) -> Result<String, Absent> {
-    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::")).ok_or(Absent::Unmounted)?;
-    let found: Vec<(String, String)> = mounts.lines().filter_map(v2_mount).collect();
-    if found.is_empty() {
-        return Err(Absent::Unmounted);
-    }
-    // The last of several mounts hides those below it at the same place; a part of the hierarchy may be mounted.
-    let below = |(root, point): &(String, String)| {
-        let rest = if root == "/" { Some(own) } else { own.strip_prefix(root.as_str()) }?;
-        let inside = rest.is_empty() || rest.starts_with('/');
-        (inside && !rest.split('/').any(|step| step == "..")).then(|| {
-            let path = format!("{}{rest}", point.trim_end_matches('/'));
-            path.trim_end_matches('/').to_owned()
-        })
-    };
-    found.iter().rev().find_map(below).ok_or(Absent::Outside)
-}
-
-/// Root and mount point, where this line of mountinfo is of a cgroup v2 hierarchy.
-fn v2_mount(line: &str) -> Option<(String, String)> {
-    let (mount, kind) = line.split_once(" - ")?;
-    kind.starts_with("cgroup2 ").then_some(())?;
-    let mut fields = mount.split(' ').skip(3);
-    Some((unescaped(fields.next()?), unescaped(fields.next()?)))
-}
-
-/// mountinfo writes blanks, tabs, newlines and backslashes as three octal digits.
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| first == b'\\') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const HYBRID: &str = "\
-31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn the_own_cgroup_is_found_wherever_the_hierarchy_is_mounted() {
-        let own = |path: &str| own_of(HYBRID, &format!("4:memory:/m\n0::{path}\n"));
-        assert_eq!(own("/"), Ok("/sys/fs/cgroup/unified".to_owned()));
-        assert_eq!(own("/a b/c"), Ok("/sys/fs/cgroup/unified/a b/c".to_owned()));
-        let pure = "25 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(own_of(pure, "0::/user.slice\n"), Ok("/sys/fs/cgroup/user.slice".to_owned()));
-        let odd = "25 1 0:22 / /mnt/a\\040b\\134 rw - cgroup2 none rw\n";
-        assert_eq!(own_of(odd, "0::/x\n"), Ok("/mnt/a b\\/x".to_owned()));
-    }
-
-    #[test]
-    fn a_part_of_the_hierarchy_holds_what_is_below_it_only() {
-        let part = "25 1 0:22 /pod/one /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(own_of(part, "0::/pod/one\n"), Ok("/sys/fs/cgroup".to_owned()));
-        assert_eq!(own_of(part, "0::/pod/one/x\n"), Ok("/sys/fs/cgroup/x".to_owned()));
-        assert_eq!(own_of(part, "0::/pod/one-more\n"), Err(Absent::Outside));
-        assert_eq!(own_of(HYBRID, "0::/../elsewhere\n"), Err(Absent::Outside));
-    }
-
-    #[test]
-    fn without_a_v2_hierarchy_there_is_none() {
-        assert_eq!(
-            own_of("35 31 0:32 / /c rw - cgroup cgroup rw,memory\n", "0::/\n"),
-            Err(Absent::Unmounted)
-        );
-        assert_eq!(own_of(HYBRID, "4:memory:/m\n"), Err(Absent::Unmounted));
-        assert_eq!(own_of("", ""), Err(Absent::Unmounted));
-    }
 
     #[test]
     fn what_is_not_there_has_ended() {

@@ -7,14 +7,27 @@
 //!
 //! Little-endian; a blob is a `u32` length and that many bytes.
 
+macro_rules! from_number {
+    ($t:ident: $($v:ident),+) => {
+        impl $t {
+            pub fn from_number(n: u32) -> Result<Self, Malformed> {
+                $(if n == $t::$v as u32 { return Ok($t::$v); })+
+                Err(Malformed)
+            }
+        }
+    };
+}
+
 mod attributes;
 mod lookup;
+pub mod plan;
 
 pub use attributes::{Attributes, Groups, Rlimit, Size, Source, FDS_MAX};
 pub use lookup::{Answer, Found, Lookup, Unknown, Who};
+use plan::{Plan, Version};
 
 /// The one number that both sides of every boundary must agree on.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Largest packet that is ever sent: far under what a SEQPACKET socket takes
 /// (212,960 bytes with the kernel's default `wmem_default`).
@@ -67,6 +80,14 @@ pub enum Stage {
     /// Nobody of ours could end it afterwards.
     Reach = 28,
     Terminal = 29,
+    /// No hierarchy has the controller, or it is not to be had where the cgroup is to stand.
+    Controller = 30,
+    /// A cgroup with limits could not be made.
+    Leaf = 31,
+    /// A file of it did not take its value.
+    Limit = 32,
+    /// It would be less contained than it was required to be.
+    Require = 33,
 }
 
 /// What ended a tree. The numbers are part of the ABI.
@@ -131,19 +152,9 @@ pub enum Lack {
     Kill = 7,
 }
 
-macro_rules! from_number {
-    ($t:ident: $($v:ident),+) => {
-        impl $t {
-            pub fn from_number(n: u32) -> Result<Self, Malformed> {
-                $(if n == $t::$v as u32 { return Ok($t::$v); })+
-                Err(Malformed)
-            }
-        }
-    };
-}
 from_number!(Stage: Spec, Library, Guardian, Keeper, Cwd, Program, Stdio, Clone, Group, Rlimit, Umask, Nice,
     Affinity, Scheduler, Ioprio, Chdir, Pdeathsig, Fds, Signals, Exec, OomScoreAdj, Cgroup, User, Groups, Gid, Uid,
-    Capabilities, NoNewPrivs, Reach, Terminal);
+    Capabilities, NoNewPrivs, Reach, Terminal, Controller, Leaf, Limit, Require);
 from_number!(Cause: Exit, Close, Timeout, Abort, Owner, Oom, Limit, Guardian);
 from_number!(Lack: Nothing, Unwanted, Unmounted, Outside, Reserved, Make, Enter, Kill);
 from_number!(Scope: Child, Group, Tree);
@@ -171,6 +182,56 @@ pub struct Done {
     /// The keeper waits for the next launch record on the same socket.
     pub again: bool,
     pub survivors: Vec<Survivor>,
+    /// What the files that the plan names said before its cgroups were removed.
+    pub figures: Vec<Figure>,
+}
+
+/// A file of a tree's cgroup, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figure {
+    /// Of cgroups: 1 or 2.
+    pub version: Version,
+    pub file: Vec<u8>,
+    pub text: Vec<u8>,
+}
+
+impl Figure {
+    pub fn put(&self, w: &mut Writer) {
+        w.u32(self.version as u32).blob(&self.file).blob(&self.text);
+    }
+
+    fn take(r: &mut Reader) -> Result<Self, Malformed> {
+        let version = Version::from_number(r.u32()?)?;
+        Ok(Figure { version, file: r.blob()?.to_vec(), text: r.blob()?.to_vec() })
+    }
+}
+
+/// A cgroup that a tree is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    pub version: Version,
+    /// It can be frozen: the v1 hierarchy of that controller, or any of v2.
+    pub freezer: bool,
+    pub path: String,
+}
+
+impl Placed {
+    pub fn put(&self, w: &mut Writer) {
+        w.u32(self.version as u32).u32(u32::from(self.freezer)).blob(self.path.as_bytes());
+    }
+
+    fn take(r: &mut Reader) -> Result<Self, Malformed> {
+        Ok(Placed { version: Version::from_number(r.u32()?)?, freezer: r.flag()?, path: r.word()? })
+    }
+}
+
+/// What holds a tree by cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// By which its members can be ended as one.
+    pub kill: Version,
+    /// By which its limits are held.
+    pub limits: Version,
 }
 
 /// What the runtime asks its guardian for. `id` names the keeper from then on.
@@ -214,6 +275,10 @@ pub enum ToKeeper {
     },
     /// Nobody holds the write end of stdout or stderr any more.
     Eof,
+    /// Stops the whole tree, or lets it go on; answered as a signal is.
+    Freeze {
+        on: bool,
+    },
 }
 
 /// What a keeper tells the runtime.
@@ -224,6 +289,16 @@ pub enum FromKeeper {
         own_group: bool,
         /// Why it is in no cgroup of its own, and the error that says so, 0 where there was none.
         lack: (Lack, i32),
+        held: Held,
+    },
+    /// Before they are made: where the tree's cgroups will be.
+    Placed {
+        leaves: Vec<Placed>,
+    },
+    /// What the failure behind it is about: the number of the setting, `u32::MAX` where it is none, and a path.
+    About {
+        at: u32,
+        subject: Vec<u8>,
     },
     Failed {
         stage: Stage,
@@ -268,6 +343,7 @@ pub struct Launch {
     pub output_piped: bool,
     /// In a cgroup of its own, where one is to be had.
     pub cgroup: bool,
+    pub plan: Option<Plan>,
     /// Join this process group (the runtime's, in a terminal's foreground) instead of leading one.
     pub join_group: Option<i32>,
     pub umask: u32,
@@ -446,6 +522,8 @@ impl Done {
         w.u64(self.wall_us).u64(self.user_us).u64(self.system_us).u64(self.max_rss_bytes);
         w.u32(u32::from(self.again));
         put_survivors(w, &self.survivors);
+        w.u32(self.figures.len() as u32);
+        self.figures.iter().for_each(|figure| figure.put(w));
     }
 
     fn take(r: &mut Reader) -> Result<Self, Malformed> {
@@ -453,7 +531,20 @@ impl Done {
         let (cause, killed) = (Cause::from_number(r.u32()?)?, r.u32()?);
         let (wall_us, user_us, system_us, max_rss_bytes) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
         let (again, survivors) = (r.flag()?, take_survivors(r)?);
-        Ok(Done { wait, cause, killed, wall_us, user_us, system_us, max_rss_bytes, again, survivors })
+        let n = r.count(12)?;
+        let figures = (0..n).map(|_| Figure::take(r)).collect::<Result<_, _>>()?;
+        Ok(Done {
+            wait,
+            cause,
+            killed,
+            wall_us,
+            user_us,
+            system_us,
+            max_rss_bytes,
+            again,
+            survivors,
+            figures,
+        })
     }
 }
 
@@ -513,6 +604,7 @@ impl ToKeeper {
             }
             ToKeeper::Eof => w.u32(3),
             ToKeeper::Prepare { cgroup } => w.u32(4).u32(u32::from(cgroup)),
+            ToKeeper::Freeze { on } => w.u32(5).u32(u32::from(on)),
         };
         w.done()
     }
@@ -528,6 +620,7 @@ impl ToKeeper {
             },
             3 => ToKeeper::Eof,
             4 => ToKeeper::Prepare { cgroup: r.flag()? },
+            5 => ToKeeper::Freeze { on: r.flag()? },
             _ => return Err(Malformed),
         };
         r.end().map(|()| record)
@@ -538,8 +631,16 @@ impl FromKeeper {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         match self {
-            FromKeeper::Started { pid, own_group, lack: (lack, errno) } => {
+            FromKeeper::Started { pid, own_group, lack: (lack, errno), held } => {
                 w.u32(1).i32(*pid).u32(u32::from(*own_group)).u32(*lack as u32).i32(*errno);
+                w.u32(held.kill as u32).u32(held.limits as u32);
+            }
+            FromKeeper::Placed { leaves } => {
+                w.u32(6).u32(leaves.len() as u32);
+                leaves.iter().for_each(|leaf| leaf.put(&mut w));
+            }
+            FromKeeper::About { at, subject } => {
+                w.u32(7).u32(*at).blob(subject);
             }
             FromKeeper::Failed { stage, errno } => {
                 w.u32(2).u32(*stage as u32).i32(*errno);
@@ -566,11 +667,18 @@ impl FromKeeper {
                 pid: r.i32()?,
                 own_group: r.flag()?,
                 lack: (Lack::from_number(r.u32()?)?, r.i32()?),
+                held: Held { kill: Version::from_number(r.u32()?)?, limits: Version::from_number(r.u32()?)? },
             },
             2 => FromKeeper::Failed { stage: Stage::from_number(r.u32()?)?, errno: r.i32()? },
             3 => FromKeeper::Exited { wait: Wait::take(&mut r)? },
             4 => FromKeeper::Signalled { errno: r.i32()? },
             5 => FromKeeper::Done(Done::take(&mut r)?),
+            6 => {
+                let n = r.count(12)?;
+                let leaves = (0..n).map(|_| Placed::take(&mut r)).collect::<Result<_, _>>()?;
+                FromKeeper::Placed { leaves }
+            }
+            7 => FromKeeper::About { at: r.u32()?, subject: r.blob()?.to_vec() },
             _ => return Err(Malformed),
         };
         r.end().map(|()| record)
@@ -601,6 +709,7 @@ impl Launch {
         w.i32(self.nice).i32(self.scheduler.policy).i32(self.scheduler.priority);
         w.i32(self.ioprio).i32(self.oom_score_adj).blob(&self.affinity);
         Attributes::put(self.asked.as_deref(), &mut w);
+        Plan::put(self.plan.as_ref(), &mut w);
         w.done()
     }
 
@@ -625,6 +734,7 @@ impl Launch {
         let scheduler = Scheduler { policy: r.i32()?, priority: r.i32()? };
         let (ioprio, oom_score_adj, affinity) = (r.i32()?, r.i32()?, r.blob()?.to_vec());
         let asked = Attributes::take(&mut r)?;
+        let plan = Plan::take(&mut r)?;
         r.end()?;
         let timeout_ms = (timeout != u32::MAX).then_some(timeout);
         let join_group = (group != 0).then_some(group);
@@ -639,6 +749,7 @@ impl Launch {
             close_scope,
             output_piped,
             cgroup,
+            plan,
             join_group,
             umask,
             rlimits,
@@ -727,6 +838,7 @@ pub struct Spec {
     /// The runtime's own view of the environment, where it has one.
     pub view: Option<Vec<(Vec<u8>, Vec<u8>)>>,
     pub asked: Option<Box<Attributes>>,
+    pub plan: Option<Plan>,
 }
 
 /// clearEnv, onOwnerDeath "kill", a view follows, no cgroup; closeScope "child" and "group".
@@ -761,6 +873,7 @@ impl Spec {
             view = Some((0..n).map(|_| Ok((r.name()?, r.text()?))).collect::<Result<_, _>>()?);
         }
         let asked = Attributes::take(&mut r)?;
+        let plan = Plan::take(&mut r)?;
         r.end()?;
         Ok(Spec {
             clear_env: flags & 1 != 0,
@@ -778,6 +891,7 @@ impl Spec {
             env,
             view,
             asked,
+            plan,
         })
     }
 }
@@ -812,6 +926,11 @@ impl Reader<'_> {
         } else {
             Ok(bytes.to_vec())
         }
+    }
+
+    /// A text in UTF-8 that a C string can hold.
+    fn word(&mut self) -> Result<String, Malformed> {
+        String::from_utf8(self.text()?).map_err(|_| Malformed)
     }
 
     /// A variable and its value, or none to unset it.

@@ -2,7 +2,10 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! The calls of a port that runs, all on the calling thread; none of them waits.
 
-use crate::kernel::wire::{Cause, Scope, Size, ToKeeper};
+use crate::kernel::cgroup::file;
+use crate::kernel::cgroup::hierarchy::{self, Hierarchy};
+use crate::kernel::wire::plan::Check;
+use crate::kernel::wire::{Cause, Scope, Size, ToKeeper, Writer};
 use crate::runtime::pipe;
 use crate::runtime::port::{is_output, lock, Port, Stdio};
 use crate::runtime::reactor::reactor;
@@ -90,6 +93,67 @@ pub fn signalled(env: u32, port: i32) -> Result<i32, Errno> {
     let port = reactor()?.port(env, port)?;
     let mut state = lock(&port.state);
     Ok(state.answers.pop_front().unwrap_or(1))
+}
+
+/// Stops the whole tree, or lets it go on; answered as a signal is.
+pub fn freeze(env: u32, port: i32, on: bool) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    let port = reactor.port(env, port)?;
+    if port.is_over() {
+        return Err(Errno::SRCH);
+    }
+    reactor.tell(&port, ToKeeper::Freeze { on });
+    Ok(())
+}
+
+/// The cgroups of a tree: version, whether it can be frozen, and path, one after another.
+pub fn leaves(env: u32, port: i32) -> Result<Vec<u8>, Errno> {
+    let reactor = reactor()?;
+    let port = reactor.port(env, port)?;
+    let mut w = Writer::default();
+    w.u32(port.pressed.load(Ordering::Acquire));
+    let leaves = if port.is_over() { Vec::new() } else { reactor.leaves(&port) };
+    w.u32(leaves.len() as u32);
+    leaves.iter().for_each(|leaf| leaf.placed().put(&mut w));
+    Ok(w.done())
+}
+
+/// From now on the port is told of by [`crate::runtime::port::ALARM`] when something happens to its limits.
+pub fn watch(env: u32, port: i32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    let port = reactor.port(env, port)?;
+    reactor.watch_limits(&port)
+}
+
+/// The mounted hierarchies: version, controllers, mount point, own directory (empty: not shown), one after another.
+pub fn hierarchies() -> Vec<u8> {
+    let all = hierarchy::hierarchies();
+    let mut w = Writer::default();
+    w.u32(all.len() as u32);
+    for Hierarchy { version, controllers, mount, own } in &all {
+        w.u32(*version as u32).u32(controllers.len() as u32);
+        controllers.iter().for_each(|name| {
+            w.blob(name.as_bytes());
+        });
+        w.blob(mount.as_bytes()).blob(own.as_deref().unwrap_or_default().as_bytes());
+    }
+    w.done()
+}
+
+fn path(bytes: &[u8]) -> Result<&str, Errno> {
+    std::str::from_utf8(bytes).ok().filter(|path| path.starts_with('/')).ok_or(Errno::INVAL)
+}
+
+/// What a file of a cgroup says.
+pub fn cgroup_read(at: &[u8]) -> Result<Vec<u8>, Errno> {
+    file::read(path(at)?)
+}
+
+/// Writes one value to a file of a cgroup and reads it back.
+pub fn cgroup_write(at: &[u8], value: &[u8], check: u32) -> Result<(), Errno> {
+    let check = Check::from_number(check).map_err(|_| Errno::INVAL)?;
+    let value = std::str::from_utf8(value).map_err(|_| Errno::INVAL)?;
+    file::set(path(at)?, value, check)
 }
 
 pub fn close(env: u32, port: i32, cause: u32, grace_ms: u32, deadline_ms: u32) -> Result<(), Errno> {

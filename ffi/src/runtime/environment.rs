@@ -165,6 +165,7 @@ mod tests {
             env: Vec::new(),
             view: None,
             asked: None,
+            plan: None,
         }
     }
 

@@ -3,9 +3,12 @@
 //! One child as its runtime sees it: its pipes, the socket to its keeper, what
 //! is known of it, and the isolate that is to hear of it.
 
+use crate::kernel::cgroup::Leaf;
 use crate::kernel::socket;
 use crate::kernel::tree::Outcome;
-use crate::kernel::wire::{Cause, Done, Lack, Stage, Survivor, ToKeeper, Wait, Writer};
+use crate::kernel::wire::plan::Version;
+use crate::kernel::wire::{Cause, Done, Figure, Held, Lack, Stage, Survivor, ToKeeper, Wait, Writer};
+use crate::runtime::alarms::Alarms;
 use crate::runtime::pipe::End;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -20,6 +23,8 @@ pub const DONE: u32 = 2;
 pub const SIGNALLED: u32 = 32;
 /// Not of a port: a question to the user database has an answer.
 pub const LOOKED_UP: u32 = 1 << 30;
+/// Something has happened to its limits.
+pub const ALARM: u32 = 1 << 31;
 
 /// The streams of a port: 0, 1 and 2 are the child's own; behind them, for each descriptor of its that is a socket
 /// of ours, one for reading and one for writing.
@@ -214,7 +219,13 @@ pub struct State {
     pub own_group: bool,
     /// Why it is in no cgroup of its own, known once it has started.
     pub lack: Option<(Lack, i32)>,
+    /// By which cgroups, known then, too.
+    pub held: Option<Held>,
+    /// Those of a tree with limits.
+    pub leaves: Vec<Leaf>,
     pub failure: Option<(Stage, Errno)>,
+    /// What it is about: the number of a setting, and a path.
+    pub about: Option<(u32, Vec<u8>)>,
     pub wait: Option<Wait>,
     pub done: Option<Done>,
     pub answers: VecDeque<i32>,
@@ -255,6 +266,10 @@ pub struct Port {
     pub discarded: AtomicBool,
     /// JavaScript has given the handle up.
     pub released: AtomicBool,
+    /// What tells of its limits, once that is wanted.
+    pub alarms: Mutex<Alarms>,
+    /// How often memory was said to be under pressure.
+    pub pressed: AtomicU32,
     bits: AtomicU32,
 }
 
@@ -273,6 +288,8 @@ impl Port {
             discard: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
             released: AtomicBool::new(false),
+            alarms: Mutex::default(),
+            pressed: AtomicU32::new(0),
             bits: AtomicU32::new(0),
         }
     }
@@ -335,7 +352,8 @@ impl Port {
             | flag(4, wait != 0)
             | flag(8, done.is_some())
             | flag(16, state.own_group)
-            | flag(32, self.discarded.load(Ordering::Acquire));
+            | flag(32, self.discarded.load(Ordering::Acquire))
+            | flag(64, has_more(&state));
         let (stage, errno) = state.failure.map_or((0, 0), |(s, e)| (s as u32, e.raw_os_error()));
         let cause = done.map(|d| d.cause).or(state.cause).unwrap_or(Cause::Exit);
         let micros = |n: Option<u64>| n.unwrap_or(0) as f64 / 1000.0;
@@ -349,8 +367,30 @@ impl Port {
         let survivors: &[Survivor] = done.map_or(&[], |d| &d.survivors);
         w.u32(survivors.len() as u32);
         survivors.iter().for_each(|s| s.put(&mut w));
+        if has_more(&state) {
+            more(&state, &mut w);
+        }
         w.done()
     }
+}
+
+/// A tree without limits has nothing to say of them.
+fn has_more(state: &State) -> bool {
+    let limited = |held: Held| held.limits != Version::None || held.kill == Version::One;
+    state.about.is_some() || state.held.is_some_and(limited) || !figures(state).is_empty()
+}
+
+fn figures(state: &State) -> &[Figure] {
+    state.done.as_ref().map_or(&[], |done| &done.figures)
+}
+
+fn more(state: &State, w: &mut Writer) {
+    let held = state.held.unwrap_or(Held { kill: Version::None, limits: Version::None });
+    w.u32(held.kill as u32).u32(held.limits as u32);
+    let (at, subject) = state.about.as_ref().map_or((u32::MAX, &[][..]), |(at, subject)| (*at, subject));
+    w.u32(at).blob(subject);
+    w.u32(figures(state).len() as u32);
+    figures(state).iter().for_each(|figure| figure.put(w));
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! time; once the child has exited and left others behind it is watched for its
 //! end as well, so that the keeper can be told when nobody holds it any more.
 
-use crate::kernel::cgroup::Base;
+use crate::kernel::cgroup::{Base, Leaf};
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::host;
@@ -15,11 +15,12 @@ use crate::kernel::tree::{Outcome, UNSEEN};
 use crate::kernel::wire::{
     Cause, Done, FromGuardian, FromKeeper, Lack, Stage, ToGuardian, ToKeeper, Wait, ABI, PACKET,
 };
+use crate::runtime::alarms::{self, Alarms};
 use crate::runtime::environment::{errno_of, Program};
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{
-    is_output, lock, ready, Env, Port, State, Stdio, Terms, Wake, DONE, SIGNALLED, STARTED,
+    is_output, lock, ready, Env, Port, State, Stdio, Terms, Wake, ALARM, DONE, SIGNALLED, STARTED,
 };
 use crate::runtime::remains::Remains;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -46,6 +47,7 @@ enum Topic {
     Stdio = 2,
     Guardian = 3,
     Watchdog = 4,
+    Alarm = 5,
 }
 
 fn token(topic: Topic, stream: usize, id: u32) -> EventData {
@@ -458,11 +460,13 @@ impl Reactor {
         let flags = event.flags;
         if kind == Topic::Poke as u64 {
             let _ = rustix::io::read(&self.poke, &mut [0; 8]);
-        } else if kind == Topic::Keeper as u64 || kind == Topic::Stdio as u64 {
+        } else if kind == Topic::Keeper as u64 || kind == Topic::Stdio as u64 || kind == Topic::Alarm as u64 {
             let found = lock(&self.shared).ports.get(id as i32).cloned();
             let Some(port) = found else { return };
             if kind == Topic::Keeper as u64 {
                 self.keeper_event(&port, flags, buffer);
+            } else if kind == Topic::Alarm as u64 {
+                self.alarm_event(&port, stream, flags);
             } else {
                 self.stdio_event(&port, stream, flags, buffer);
             }
@@ -475,6 +479,49 @@ impl Reactor {
                 self.watchdog_event(&pair);
             }
         }
+    }
+
+    /// From now on this isolate is told when something happens to the tree's limits.
+    pub fn watch_limits(&self, port: &Port) -> Result<(), Errno> {
+        let mut alarms = lock(&port.alarms);
+        if alarms.changes.is_some() || alarms.memory.is_some() || alarms.pressure.is_some() {
+            return Ok(());
+        }
+        *alarms = Alarms::set(&self.leaves(port))?;
+        let Alarms { changes, memory, pressure } = &*alarms;
+        let all = [(changes, EventFlags::IN), (memory, EventFlags::IN), (pressure, EventFlags::PRI)];
+        for (which, (fd, flags)) in all.into_iter().enumerate() {
+            let Some(fd) = fd else { continue };
+            epoll::add(&self.epoll, fd, token(Topic::Alarm, which, port.handle as u32), flags)?;
+        }
+        Ok(())
+    }
+
+    fn alarm_event(&self, port: &Arc<Port>, which: usize, flags: EventFlags) {
+        let mut alarms = lock(&port.alarms);
+        if which == 2 && flags.contains(EventFlags::ERR) {
+            alarms.pressure = None; // its cgroup has been removed, which is no pressure
+            return;
+        }
+        match which {
+            0 => alarms.changes.iter().for_each(alarms::drain),
+            1 => alarms.memory.iter().for_each(alarms::drain),
+            _ => drop(port.pressed.fetch_add(1, Ordering::AcqRel)),
+        }
+        drop(alarms);
+        port.announce(ALARM);
+    }
+
+    /// The cgroups of a tree that runs.
+    pub fn leaves(&self, port: &Port) -> Vec<Leaf> {
+        let state = lock(&port.state);
+        if !state.leaves.is_empty() || state.lack.is_none_or(|(lack, _)| lack != Lack::Nothing) {
+            return state.leaves.clone();
+        }
+        drop(state);
+        let pair = lock(&self.shared).pairs.get(&port.pair).cloned();
+        let base = pair.as_ref().and_then(|pair| pair.base.get());
+        base.map(|base| base.leaf(port.keeper_id)).into_iter().collect()
     }
 
     fn stdio_event(&self, port: &Arc<Port>, stream: usize, flags: EventFlags, buffer: &mut [u8]) {
@@ -556,9 +603,18 @@ impl Reactor {
     fn keeper_says(&self, port: &Arc<Port>, message: FromKeeper) {
         let mut state = lock(&port.state);
         let bits = match message {
-            FromKeeper::Started { pid, own_group, lack } => {
+            FromKeeper::Started { pid, own_group, lack, held } => {
                 (state.started, state.pid, state.own_group, state.lack) = (true, pid, own_group, Some(lack));
+                state.held = Some(held);
                 STARTED
+            }
+            FromKeeper::Placed { leaves } => {
+                state.leaves = leaves.into_iter().map(Leaf::from).collect();
+                return;
+            }
+            FromKeeper::About { at, subject } => {
+                state.about = Some((at, subject));
+                return;
             }
             FromKeeper::Exited { wait } => {
                 state.wait = Some(wait);
@@ -602,9 +658,13 @@ impl Reactor {
             // Nobody else is left who could end its tree: where it has a cgroup, we do.
             let inside = state.lack.is_none_or(|(lack, _)| lack == Lack::Nothing);
             let base = pair.as_ref().and_then(|pair| pair.base.get()).filter(|_| inside);
-            if let Some(leaf) = base.map(|base| base.leaf(port.keeper_id)) {
+            let usual = base.map(|base| base.leaf(port.keeper_id));
+            // Beside the usual one, which stands among them where it is in use.
+            let others = state.leaves.iter().filter(|leaf| Some(*leaf) != usual.as_ref()).cloned();
+            let leaves: Vec<_> = usual.iter().cloned().chain(others).collect();
+            if !leaves.is_empty() {
                 drop(state);
-                return self.remains.add(leaf, Some(port.clone()));
+                return self.remains.add(leaves, Some(port.clone()));
             }
             // Unless the watchdog has proven it before it left, nobody can know whether something is.
             let proven = pair.as_ref().is_none_or(|pair| pair.proven.load(Ordering::Acquire));
@@ -617,7 +677,19 @@ impl Reactor {
         drop(state);
         let (wall_us, user_us, system_us, max_rss_bytes) = (0, 0, 0, 0);
         let again = false;
-        let done = Done { wait, cause, killed, wall_us, user_us, system_us, max_rss_bytes, again, survivors };
+        let figures = Vec::new();
+        let done = Done {
+            wait,
+            cause,
+            killed,
+            wall_us,
+            user_us,
+            system_us,
+            max_rss_bytes,
+            again,
+            survivors,
+            figures,
+        };
         let learn = |state: &mut State| match started {
             true => state.done = Some(done),
             false => state.failure = Some((Stage::Keeper, Errno::CHILD)),
@@ -654,6 +726,7 @@ impl Reactor {
         if let (true, Some(socket)) = (again, socket) {
             self.reuse(port, socket);
         }
+        *lock(&port.alarms) = Alarms::default();
         self.leave_pair(port.pair);
         port.announce(bits);
         if port.released.load(Ordering::Acquire) {
@@ -681,7 +754,7 @@ impl Reactor {
         }
         let first = lock(&self.shared).pairs.remove(&pair.id).is_some();
         if let (true, Some(base)) = (first, pair.base.get()) {
-            self.remains.add(base.whole(), None);
+            self.remains.add(vec![base.whole()], None);
             let _ = rustix::io::write(&self.poke, &1_u64.to_ne_bytes()); // EAGAIN: poked already
         }
     }

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(2);
 
 struct Remain {
-    leaf: Leaf,
+    leaves: Vec<Leaf>,
     /// Whose tree it is; none where it is the empty directory of all.
     port: Option<Arc<Port>>,
     until: Instant,
@@ -36,12 +36,13 @@ pub struct Remains {
 
 impl Remains {
     /// Once for each port.
-    pub fn add(&self, leaf: Leaf, port: Option<Arc<Port>>) {
+    pub fn add(&self, leaves: Vec<Leaf>, port: Option<Arc<Port>>) {
         let mut all = lock(&self.leaves);
-        let same = |remain: &Remain| remain.leaf == leaf;
+        let same = |remain: &Remain| remain.leaves.first() == leaves.first();
         if !all.iter().any(same) {
-            let killed = leaf.members().len() as u32;
-            all.push(Remain { leaf, port, until: Instant::now() + DEADLINE, killed });
+            // A tree is in each of them as a whole.
+            let killed = leaves.iter().map(|leaf| leaf.members().len() as u32).max().unwrap_or(0);
+            all.push(Remain { leaves, port, until: Instant::now() + DEADLINE, killed });
         }
     }
 
@@ -64,13 +65,14 @@ impl Remains {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let lives = |&pid: &Pid| matches!(rustix::process::waitid(WaitId::Pid(pid), ended), Ok(None));
         lock(&self.leaving).retain(lives);
-        lock(&self.leaves).retain(|remain| {
-            let gone = remain.leaf.end(now);
+        lock(&self.leaves).retain_mut(|remain| {
+            remain.leaves.retain(|leaf| !leaf.end(now));
+            let gone = remain.leaves.is_empty();
             if !gone && now < remain.until {
                 return true;
             }
             if let Some(port) = &remain.port {
-                let survivors = if gone { Vec::new() } else { survivors(&remain.leaf) };
+                let survivors = remain.leaves.first().map_or_else(Vec::new, survivors);
                 over.push((port.clone(), Outcome { killed: remain.killed, survivors }));
             }
             false

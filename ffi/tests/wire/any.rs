@@ -4,9 +4,11 @@
 
 use crate::random::Random;
 use crate::record::Record;
+use proton_stream::kernel::wire::plan::{Check, Plan, Setting, Side, Version, Where, Write};
 use proton_stream::kernel::wire::{
-    Attributes, Cause, Done, FromGuardian, FromKeeper, Groups, Lack, Launch, Lookup, Reason, Rlimit,
-    Scheduler, Scope, Size, Source, Spec, Stage, Stdio, Survivor, ToGuardian, ToKeeper, Wait, Who,
+    Attributes, Cause, Done, Figure, FromGuardian, FromKeeper, Groups, Held, Lack, Launch, Lookup, Placed,
+    Reason, Rlimit, Scheduler, Scope, Size, Source, Spec, Stage, Stdio, Survivor, ToGuardian, ToKeeper, Wait,
+    Who,
 };
 
 impl Random {
@@ -66,7 +68,7 @@ impl Any for FromGuardian {
 
 impl Any for ToKeeper {
     fn any(random: &mut Random) -> Self {
-        match random.below(4) {
+        match random.below(5) {
             0 => ToKeeper::Signal { signal: random.i32(), scope: random.of(&all(Scope::from_number)) },
             1 => ToKeeper::Close {
                 cause: random.of(&all(Cause::from_number)),
@@ -74,6 +76,7 @@ impl Any for ToKeeper {
                 deadline_ms: random.u32(),
             },
             2 => ToKeeper::Prepare { cgroup: random.one_in(2) },
+            3 => ToKeeper::Freeze { on: random.one_in(2) },
             _ => ToKeeper::Eof,
         }
     }
@@ -81,12 +84,15 @@ impl Any for ToKeeper {
 
 impl Any for FromKeeper {
     fn any(random: &mut Random) -> Self {
-        match random.below(5) {
+        match random.below(7) {
             0 => FromKeeper::Started {
                 pid: random.i32(),
                 own_group: random.one_in(2),
                 lack: (random.of(&all(Lack::from_number)), random.i32()),
+                held: Held { kill: version(random), limits: version(random) },
             },
+            5 => FromKeeper::Placed { leaves: random.list(3, placed) },
+            6 => FromKeeper::About { at: random.u32(), subject: random.bytes(20) },
             1 => FromKeeper::Failed { stage: random.of(&all(Stage::from_number)), errno: random.i32() },
             2 => FromKeeper::Exited { wait: wait(random) },
             3 => FromKeeper::Signalled { errno: random.i32() },
@@ -114,7 +120,49 @@ fn done(random: &mut Random) -> Done {
         max_rss_bytes: random.u64(),
         again: random.u32() % 2 == 1,
         survivors: random.list(4, survivor),
+        figures: random.list(3, figure),
     }
+}
+
+fn version(random: &mut Random) -> Version {
+    random.of(&all(Version::from_number))
+}
+
+fn figure(random: &mut Random) -> Figure {
+    Figure { version: version(random), file: random.bytes(9), text: random.bytes(20) }
+}
+
+fn placed(random: &mut Random) -> Placed {
+    Placed { version: version(random), freezer: random.one_in(2), path: word(random) }
+}
+
+/// A text in UTF-8.
+fn word(random: &mut Random) -> String {
+    random.text(9).into_iter().map(|byte| char::from(byte % 127 + 1)).collect()
+}
+
+fn side(random: &mut Random) -> Option<Side> {
+    let write = |random: &mut Random| Write {
+        file: word(random),
+        value: word(random),
+        check: random.of(&all(Check::from_number)),
+    };
+    random.one_in(2).then(|| Side { controller: word(random), writes: random.list(3, write) })
+}
+
+fn plan(random: &mut Random) -> Option<Plan> {
+    let setting =
+        |random: &mut Random| Setting { optional: random.one_in(2), v2: side(random), v1: side(random) };
+    random.one_in(2).then(|| Plan {
+        place: random.of(&all(Where::from_number)),
+        path: word(random),
+        end_on_oom: random.one_in(2),
+        move_self: random.one_in(2),
+        require_kill: version(random),
+        require_limits: version(random),
+        settings: random.list(3, setting),
+        figures: random.list(3, word),
+    })
 }
 
 pub fn survivor(random: &mut Random) -> Survivor {
@@ -139,6 +187,7 @@ impl Any for Launch {
             close_scope: random.of(&all(Scope::from_number)),
             output_piped: random.one_in(2),
             cgroup: random.one_in(2),
+            plan: plan(random),
             join_group: Some(random.i32()).filter(|&group| group != 0),
             umask: random.u32(),
             rlimits: random.list(3, |random| (random.u64(), random.u64())),
@@ -173,6 +222,7 @@ impl Any for Spec {
             }),
             view: viewed.then(|| random.list(4, |random| (random.name(), random.text(9)))),
             asked: asked(random),
+            plan: plan(random),
         }
     }
 }

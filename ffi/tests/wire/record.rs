@@ -3,6 +3,7 @@
 //! What every kind of record has in common, and the one law they all keep.
 //! Used by the tests and by the cargo-fuzz targets in fuzz/.
 
+use proton_stream::kernel::wire::plan::Plan;
 use proton_stream::kernel::wire::{
     Attributes, FromGuardian, FromKeeper, Launch, Lookup, Malformed, Scope, Spec, Stdio, ToGuardian,
     ToKeeper, Who, Writer, ABI,
@@ -57,6 +58,7 @@ impl Record for Spec {
             }
         }
         Attributes::put(self.asked.as_deref(), &mut w);
+        Plan::put(self.plan.as_ref(), &mut w);
         w.done()
     }
 

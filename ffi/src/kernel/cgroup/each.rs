@@ -1,38 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
 //! The end of everybody in a cgroup where the kernel has no `cgroup.kill`
-//! (Linux before 5.14): it is frozen, so that nobody forks, and each is sent
-//! SIGKILL, which reaches who is frozen, too. (Kernel documentation,
-//! admin-guide/cgroup-v2.rst: `cgroup.freeze`, Linux 5.2.) Other than
+//! (v1, and Linux before 5.14): it is frozen, so that nobody forks, each is
+//! sent SIGKILL, and it is let go on, which in v1 they only then die of.
+//! (Kernel documentation, admin-guide/cgroup-v2.rst: `cgroup.freeze`, Linux 5.2;
+//! admin-guide/cgroup-v1/freezer-subsystem.rst.) In a hierarchy of v1 without
+//! the freezer each is signalled all the same, and again. Other than
 //! `cgroup.kill` this asks for the right to signal each of them.
 
 use super::{below, Leaf};
-use crate::kernel::procfs;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long everybody may take to freeze: who is in the kernel does it on the way out.
 const FREEZE: Duration = Duration::from_millis(20);
 
-/// One round, which those may outlive who could not be frozen meanwhile.
-pub fn kill(leaf: &Leaf) -> Result<(), Errno> {
-    let freezer = leaf.file("cgroup.freeze", OFlags::WRONLY)?;
-    rustix::io::write(&freezer, b"1")?;
-    let until = Instant::now() + FREEZE;
-    while !is_frozen(leaf)? && Instant::now() < until {
-        std::thread::sleep(Duration::from_micros(200));
+/// On every path: whoever could not be killed would stand still for ever, and in v1 nobody who is frozen dies.
+struct Thaw<'a>(&'a Leaf);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.thaw(); // it is gone
     }
-    let killed = signal_all(&leaf.path);
-    // On every path: whoever could not be killed would stand still for ever.
-    rustix::io::write(&freezer, b"0").and(killed)
 }
 
-fn is_frozen(leaf: &Leaf) -> Result<bool, Errno> {
-    let mut text = Vec::new();
-    procfs::read(&format!("{}/cgroup.events", leaf.path), &mut text)?;
-    Ok(text.split(|&b| b == b'\n').any(|line| line == b"frozen 1"))
+/// One round, which those may outlive who could not be frozen meanwhile.
+pub fn kill(leaf: &Leaf) -> Result<(), Errno> {
+    let _thaw = leaf.can_freeze().then(|| Thaw(leaf));
+    if leaf.can_freeze() {
+        match leaf.freeze(FREEZE) {
+            Ok(()) | Err(Errno::TIMEDOUT) => {}
+            Err(errno) => return Err(errno), // Linux before 5.2
+        }
+    }
+    signal_all(&leaf.path)
 }
 
 /// Everybody here and below is tried; the last refusal is told.

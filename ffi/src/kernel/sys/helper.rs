@@ -287,7 +287,7 @@ pub fn shared_zeroed<T: Sync>(count: usize) -> Result<&'static [T], Errno> {
     // SAFETY: a fresh anonymous mapping at a place of the kernel's choice.
     let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, protection, flags) }?;
     // SAFETY: mapped just now with `bytes` bytes, page-aligned, zero, and never unmapped; `T` is made of atomics
-    // (the one caller), for which zero is valid and sharing sound.
+    // (both callers), for which zero is valid and sharing sound.
     Ok(unsafe { std::slice::from_raw_parts(start.cast::<T>(), count) })
 }
 
