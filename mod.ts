@@ -51,6 +51,7 @@ export {
 export { cmd, type CommandOptions, type CommandResult, type Input } from "./src/command.ts";
 export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/mailbox.ts";
 export { Cgroups } from "./src/cgroup.ts";
+export { type ControllerState, type Diagnosis, doctor, type Lacking } from "./src/doctor.ts";
 export type { LimitEvent } from "./src/events.ts";
 export type { Counters, Pressure, Stats } from "./src/figures.ts";
 export type { DeviceLimits, Limits, RawSet } from "./src/limits.ts";

@@ -140,7 +140,7 @@ function fileReason(code: string, file: string, folder: string): Reason {
     case "EROFS":
       return [
         "the cgroup file system is read-only",
-        "mount it writable: sudo mount -o remount,rw, or start the container with writable cgroups",
+        `sudo mount -o remount,rw "$(findmnt -n -o TARGET -T ${folder})", or start the container with writable cgroups`,
       ];
     case "EINVAL":
     case "ERANGE":
@@ -166,7 +166,9 @@ function controllerReason(code: string, subject: string, setting: Setting | unde
   switch (code) {
     case "EBUSY":
       return [
-        `processes are in the cgroup of ${subject}, and such a one gives no controllers to those below it`,
+        `processes are in ${
+          subject.replace(/\/[^/]*$/, "")
+        }, and such a cgroup gives no controllers to those below it`,
         "run this program in a delegated cgroup of its own (systemd: Delegate=yes, DelegateSubgroup=main), " +
         "or let it be moved: cgroupMoveSelf: true",
       ];
@@ -228,7 +230,7 @@ function leafReason(code: string, subject: string, plan: CgroupPlan | null): Rea
     case "EROFS":
       return [
         "the cgroup file system is read-only",
-        "mount it writable, or start the container with writable cgroups",
+        `sudo mount -o remount,rw "$(findmnt -n -o TARGET -T ${above})", or start the container with writable cgroups`,
       ];
     default:
       return [null, "look at what doctor() says of this host"];
