@@ -11,6 +11,7 @@
 
 import { open } from "../mod.ts";
 import { killRows } from "./kill.ts";
+import { limitRows } from "./limits.ts";
 
 const ROUNDS = 6;
 const SPAWNS = 60;
@@ -110,14 +111,14 @@ function spread(values: readonly number[]): number {
   return Math.max(even / odd, odd / even);
 }
 
-interface Row {
+export interface Row {
   name: string;
   ours: Work;
   theirs: Work;
   /** What C takes, where there is a program for it. */
   limit?: Work;
-  /** How many times `theirs`, or `limit`, ours may take. */
-  most: number;
+  /** How many times `theirs`, or `limit`, ours may take; null where nothing was promised. */
+  most: number | null;
   of?: "theirs" | "limit";
   /** Whose `theirs` is; default Deno.Command's. */
   beside?: string;
@@ -146,8 +147,8 @@ async function compare(row: Row): Promise<string> {
     `${ratio("theirs").toFixed(2)}x`,
     limit === undefined ? "-" : `${ratio("limit").toFixed(2)}x`,
     `${((noise - 1) * 100).toFixed(0)} %`,
-    `<= ${most.toFixed(2)}x ${of === "theirs" ? beside : "C"}`,
-    verdict(ratio(of), most, noise),
+    most === null ? `beside ${beside}` : `<= ${most.toFixed(2)}x ${of === "theirs" ? beside : "C"}`,
+    most === null ? "-" : verdict(ratio(of), most, noise),
   ];
   return `| ${cells.join(" | ")} |`;
 }
@@ -272,6 +273,7 @@ try {
     },
   ];
   for (const row of rows) console.log(await compare(row));
+  for await (const row of limitRows(compare)) console.log(row);
   for (const row of await memoryRows()) console.log(row);
   console.log();
   for await (const row of killRows()) console.log(row);

@@ -54,6 +54,16 @@ export interface CgroupOptions {
   containment?: unknown;
 }
 
+const ASKING = [
+  "limits",
+  "cgroupControllers",
+  "cgroupBase",
+  "cgroupPath",
+  "cgroupSets",
+  "cgroupMoveSelf",
+  "containment",
+] as const satisfies readonly (keyof CgroupOptions)[];
+
 /**
  * What cgroups are asked for; null where none are.
  *
@@ -62,6 +72,8 @@ export interface CgroupOptions {
  * @throws {RangeError} for a value outside its range.
  */
 export function planOf(given: CgroupOptions): CgroupPlan | null {
+  // The way of almost every start.
+  if (ASKING.every((name) => given[name] === undefined)) return null;
   const limits = settingsOf(given.limits);
   const sets = setsOf(given.cgroupSets);
   const controllers = controllersOf(given.cgroupControllers);

@@ -157,8 +157,9 @@ export interface Ending {
 export function exitStatus(ending: Ending): ExitStatus {
   const { killed, survivors, wallMs, userMs, systemMs, maxRssBytes } = ending;
   const reason = exitReason(ending.wait);
-  const stats = statsOf(ending.figures);
-  const out = stats.counters.oomKill > 0;
+  // Without limits there is nothing to read, and this stands on the way of every end.
+  const stats = ending.figures.length === 0 ? null : statsOf(ending.figures);
+  const out = stats !== null && stats.counters.oomKill > 0;
   // The kernel killed one of the tree, and so it ended.
   const cause = out && ending.cause === "exit" ? "oom" : ending.cause;
   return {
@@ -167,7 +168,13 @@ export function exitStatus(ending: Ending): ExitStatus {
     signal: reason.kind === "signal" ? reason.signal : null,
     success: reason.kind === "normal",
     cause,
-    usage: { wallMs, userMs, systemMs, maxRssBytes, ...limitedUsage(stats) },
+    usage: {
+      wallMs,
+      userMs,
+      systemMs,
+      maxRssBytes,
+      ...(stats === null ? {} : limitedUsage(stats)),
+    },
     oomKilled: out || cause === "oom",
     killed,
     survivors: [...survivors],

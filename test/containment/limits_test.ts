@@ -19,7 +19,6 @@ import {
   asRoot,
   assert,
   descendants,
-  descriptors,
   gone,
   identities,
   output,
@@ -31,6 +30,7 @@ import {
   until,
   within,
 } from "../helpers.ts";
+import { CONTROLLERS, limitedPorts } from "../soak/limits.ts";
 
 const MIB = 2 ** 20;
 
@@ -405,25 +405,8 @@ test("freeze: without a cgroup each process is stopped, and let go on", async ()
 
 // Nothing stays
 
-limitTest(
-  "ports with limits, in a row and at once: no cgroup and no descriptor stays",
-  ["memory", "pids"],
-  async (ground) => {
-    const limits: Limits = { memory: "64MiB", pids: 32 };
-    const one = async () => {
-      await using port = await open("true", [], { ...below(ground), limits });
-      assertEquals((await port.status).success, true);
-    };
-    await one();
-    const before = descriptors(Deno.pid)?.length ?? 0;
-    for (let i = 0; i < 20; i++) await one();
-    await Promise.all(Array.from({ length: 20 }, one));
-    await ground.empty();
-    await until(() => (descriptors(Deno.pid)?.length ?? 0) <= before, {
-      what: () => `${before} descriptors: ${descriptors(Deno.pid)}`,
-    });
-  },
-);
+const MANY = "ports with limits, in a row and at once: no cgroup and no descriptor stays";
+limitTest(MANY, CONTROLLERS, () => limitedPorts({ count: 20, crowd: 20 }));
 
 limitTest(
   "nested cgroups that the child has made are removed with its own",

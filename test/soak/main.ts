@@ -14,6 +14,7 @@ import { seedOf } from "../random.ts";
 import { killKeepers, terminateWorkers } from "./batches.ts";
 import { killCrowd } from "./crowd.ts";
 import { killHosts } from "./hosts.ts";
+import { limitedPorts } from "./limits.ts";
 
 interface Part {
   what: string;
@@ -42,6 +43,11 @@ const PARTS: Readonly<Record<string, Part>> = {
     what: "#44: starts of a runtime with 200 children, which is then killed",
     count: 5_000,
     run: (_, count, progress) => killCrowd({ count, progress }),
+  },
+  limits: {
+    what: "ports with limits in a row, and a hundred at once",
+    count: 1_000,
+    run: (_, count, progress) => limitedPorts({ count, crowd: 100, progress }),
   },
 };
 
