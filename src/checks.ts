@@ -38,10 +38,9 @@ export function record(
 ): Given | undefined {
   const value = given[name];
   if (value === undefined) return undefined;
-  // A Map or an array has no own entries by name: it would be an empty record without a word.
-  if (typeof value !== "object" || value === null || Symbol.iterator in value) {
-    throw wrong(name, kind(value), mend);
-  }
+  // A Map, a Date or an array has no own entries by name: it would be an empty record without a word.
+  const plain = Object.prototype.toString.call(value) === "[object Object]";
+  if (typeof value !== "object" || value === null || !plain) throw wrong(name, kind(value), mend);
   if (known !== null) refuseUnknown(`${name} option`, value, known);
   return value as Given;
 }

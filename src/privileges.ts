@@ -7,16 +7,7 @@
  * @module
  */
 
-import {
-  checkText,
-  flag,
-  type Given,
-  kind,
-  record,
-  refuseUnknown,
-  whole,
-  wrong,
-} from "./checks.ts";
+import { checkText, flag, type Given, kind, record, whole, wrong } from "./checks.ts";
 import { nearest, quote, rangeError, typeError } from "./errors.ts";
 
 /** Linux's resource limits by their numbers (getrlimit(2)), RLIMIT_CPU first. */
@@ -231,9 +222,8 @@ function capabilitySet(name: string, value: unknown): bigint | null {
 }
 
 function rlimitsOf(given: Given): readonly Limit[] {
-  const all = record(given, "rlimits", "give an object such as { nofile: 1024 }", null);
+  const all = record(given, "rlimits", "give an object such as { nofile: 1024 }", RLIMITS);
   if (all === undefined) return [];
-  refuseUnknown("resource limit", all, RLIMITS);
   const limits = RLIMITS.flatMap((name, number) => {
     const limit = all[name];
     return limit === undefined ? [] : [rlimit(`rlimits.${name}`, number, limit)];

@@ -438,7 +438,7 @@ Deno.test("options: capabilities and limits go by their names", () => {
     { capabilities: { bounding: [], ambient: ["CAP_KILL", "CAP_CHOWN"] } },
     /ambient holds CAP_CHOWN and CAP_KILL, which bounding does not/,
   );
-  typeRefused({ rlimits: { nofiles: 5 } }, /resource limit "nofiles": .*"nofile"\?$/);
+  typeRefused({ rlimits: { nofiles: 5 } }, /rlimits option "nofiles": .*"nofile"\?$/);
   typeRefused({ rlimits: { nofile: "many" } }, /"rlimits.nofile": it is "many": .*"unlimited"$/);
   typeRefused({ rlimits: { nofile: {} } }, /"rlimits.nofile": it is empty/);
   typeRefused({ rlimits: { nofile: null } }, /"rlimits.nofile": it is null/);
