@@ -4,7 +4,7 @@
 /** FFI would sidestep --allow-run, so `open` asks for it itself. */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { CHECKOUT, test } from "./helpers.ts";
+import { CHECKOUT, Scratch, test } from "./helpers.ts";
 import { Host } from "./host_process.ts";
 
 const LIBRARY = `--allow-ffi=${CHECKOUT}npm/native`;
@@ -48,4 +48,87 @@ test("LD_PRELOAD in env needs the full run permission", async () => {
   const call = `open("true", [], { env: { LD_PRELOAD: "" } })`;
   assertMatch(await answer([LIBRARY, "--allow-run=true"], call), /^PermissionError: .*LD_PRELOAD/);
   assertEquals(await answer([LIBRARY, "--allow-run"], call), "normal");
+});
+
+test("--deny-run counts beside --allow-run: for the program, and for the loader's variables", async () => {
+  const allow = [LIBRARY, "--allow-run", "--deny-run=true"];
+  assertMatch(await answer(allow, `open("true")`), /^PermissionError: .*may not run/);
+  assertEquals(await answer(allow, `open("cat", [], { stdin: "null" })`), "normal");
+  const call = `open("cat", [], { stdin: "null", env: { LD_PRELOAD: "" } })`;
+  assertMatch(await answer(allow, call), /^PermissionError: .*LD_PRELOAD/);
+});
+
+// The flags of README.md's table, each with what it grants and without.
+
+/** The one file that is loaded. */
+const FILE = `--allow-ffi=${CHECKOUT}npm/native/${
+  Deno.build.arch === "x86_64" ? "x64" : "arm64"
+}-gnu.node`;
+
+const GRANTS: readonly (readonly [what: string, call: string, flags: string, without: RegExp])[] = [
+  ["a program by name", `open("true")`, "--allow-run=true", /may not run .*\/true \(EACCES\)/],
+  ["a program by path", `open("/usr/bin/true")`, "--allow-run=/usr/bin/true", /may not run/],
+  ["any program", `open("true")`, "--allow-run", /may not run/],
+  [
+    "a variable of the loader, of glibc",
+    `open("true", [], { env: { LD_LIBRARY_PATH: "/x" } })`,
+    "--allow-run",
+    /its environment sets LD_LIBRARY_PATH/,
+  ],
+  [
+    "a variable of the loader, of macOS",
+    `open("true", [], { env: { DYLD_INSERT_LIBRARIES: "/x" } })`,
+    "--allow-run",
+    /its environment sets DYLD_INSERT_LIBRARIES/,
+  ],
+  [
+    "another directory, descriptors, limits and a terminal",
+    `open("true", [], { cwd: "/", fds: { 3: "piped" }, rlimits: { core: 0 }, pty: {}, umask: 0 })`,
+    "--allow-run=true",
+    /may not run/,
+  ],
+  [
+    "a command run to its end",
+    `proton.cmd("true").then(({ reason }) => ({ status: { reason } }))`,
+    "--allow-run=true",
+    /may not run/,
+  ],
+];
+
+for (const [what, call, flags, without] of GRANTS) {
+  test(`${what}: granted by ${flags}, and denied without`, async () => {
+    assertEquals(await answer([FILE, flags], call), "normal");
+    const denied = await answer(
+      [FILE, ...(what.includes("loader") ? ["--allow-run=true"] : ["--allow-run=cat"])],
+      call,
+    );
+    assertMatch(denied, /^PermissionError: /);
+    assertMatch(denied, without);
+  });
+}
+
+test("a script is allowed by its own path; its interpreter need not be", async () => {
+  using scratch = new Scratch();
+  Deno.chmodSync(scratch.path, 0o755);
+  const script = scratch.file("tool");
+  Deno.writeTextFileSync(script, "#!/bin/sh\nexit 0\n", { mode: 0o755 });
+  const call = `open(${JSON.stringify(script)})`;
+  assertEquals(await answer([FILE, `--allow-run=${script}`], call), "normal");
+  assertMatch(await answer([FILE, "--allow-run=sh"], call), /^PermissionError: .*may not run/);
+});
+
+test("a name in another PATH is another program: that one must be allowed", async () => {
+  using scratch = new Scratch();
+  Deno.chmodSync(scratch.path, 0o755);
+  Deno.writeTextFileSync(scratch.file("true"), "#!/bin/sh\nexit 0\n", { mode: 0o755 });
+  const call = `open("true", [], { env: { PATH: ${JSON.stringify(scratch.path)} } })`;
+  assertMatch(await answer([FILE, "--allow-run=/usr/bin/true"], call), /may not run .*\/true/);
+  assertEquals(await answer([FILE, `--allow-run=${scratch.file("true")}`], call), "normal");
+});
+
+test("neither env, sys, read nor write permission is needed, nor asked for", async () => {
+  const call = `open("sh", ["-c", 'test -n "$PATH"'], { cwd: "/", uid: "nobody" })
+    .catch((error) => error.stage === "uid" ? open("sh", ["-c", 'test -n "$PATH"']) : Promise.reject(error))`;
+  const deny = ["--deny-env", "--deny-sys", "--deny-read", "--deny-write"];
+  assertEquals(await answer([FILE, "--allow-run=sh", ...deny], call), "normal");
 });

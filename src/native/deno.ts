@@ -73,7 +73,8 @@ let run: Deno.PermissionStatus | undefined;
 export function allow(path: string, spec: Spec): void {
   // Asked for once: Deno keeps the state of what it has handed out up to date, and asking takes 40 µs each time.
   run ??= Deno.permissions.querySync({ name: "run" });
-  if (run.state === "granted") return;
+  // Partial: some program is denied by name (--deny-run).
+  if (run.state === "granted" && !run.partial) return;
   const loader = loaderVariable(spec);
   const what = `Cannot start ${quote(spec.command)}`;
   if (loader !== undefined) {
