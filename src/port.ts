@@ -11,7 +11,7 @@ import { liveStats, setLimits } from "./cgroup.ts";
 import type { Core } from "./core.ts";
 import type { Given } from "./checks.ts";
 import { type PtySize, ptySize } from "./descriptors.ts";
-import { ClosedError, errnoName, errnoSentence, typeError } from "./errors.ts";
+import { ClosedError, errnoName, errnoSentence, ProtonError, typeError } from "./errors.ts";
 import { type LimitEvent, limitEvents } from "./events.ts";
 import type { Stats } from "./figures.ts";
 import type { Limits } from "./limits.ts";
@@ -87,6 +87,20 @@ export class Port {
 
   static {
     processOf = (port) => port.#process;
+    // As Deno, Node and Bun look for it.
+    for (const name of ["Deno.customInspect", "nodejs.util.inspect.custom"]) {
+      const value = function (this: Port) {
+        return this.#shown();
+      };
+      Object.defineProperty(this.prototype, Symbol.for(name), { value });
+    }
+  }
+
+  /** In one line: messages carry their port, and whoever logs them wants the rest to be seen. */
+  #shown(): string {
+    const { subject, pid, ended } = this.#process;
+    const state = this.#revoked ? ", given to another owner" : ended ? ", ended" : "";
+    return `Port ${subject} (pid ${pid}${state})`;
   }
 
   /** Ports come from {@link open} and {@link Port.connect} only. */
@@ -590,13 +604,13 @@ export async function open(
   asked.signal?.throwIfAborted();
   const native = core ?? nativeCore();
   const spec = asked.question === null ? asked : await identified(native, asked);
-  const process = new Process(native, spec, owner ?? new Mailbox());
+  const process = started(native, spec, owner ?? new Mailbox());
   const port = new Port(secret, process, process.mailbox, owner === null);
   process.sender = port;
   const aborted = watchAbort(process, spec.signal);
   await process.running.catch((error: unknown) => {
     // The abort may have ended it before it ran.
-    throw aborted() ? spec.signal?.reason : error;
+    throw aborted() ? spec.signal?.reason : fromHere(error);
   });
   process.mailbox.join(process);
   void process.farewell();
@@ -609,6 +623,20 @@ export async function open(
     throw disposed("open");
   }
   return port;
+}
+
+function started(native: Core, spec: Spec, mailbox: Mailbox): Process {
+  try {
+    return new Process(native, spec, mailbox);
+  } catch (error) {
+    throw fromHere(error);
+  }
+}
+
+/** What an error of ours shows is who called `open`: what is below it says nothing to its reader. */
+function fromHere(error: unknown): unknown {
+  if (error instanceof ProtonError) Error.captureStackTrace?.(error, open);
+  return error;
 }
 
 /** Once the user database has said who it is to be. It may take its time, and the owner may end meanwhile. */

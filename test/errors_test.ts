@@ -177,3 +177,95 @@ Deno.test("errors: the nearest name is what was meant, or none", () => {
   assertEquals(nearest("delayToSigKill", known), "delayToSigkill");
   assertEquals(nearest("zzzzzzzz", known), null);
 });
+
+/**
+ * A way in which each step of a start fails, as it is told. The steps that a
+ * test makes fail for real are in exit_test.ts, descriptors_test.ts,
+ * hardening_test.ts, identity_test.ts and starved_test.ts.
+ */
+const TABLE:
+  readonly (readonly [stage: string, errno: number, kind: { name: string }, told: RegExp])[] = [
+    ["spec", 22, NativeError, /did not understand the request \(EINVAL\): build it again/],
+    ["library", 2, NativeError, /cannot be opened to run as its guardian \(ENOENT\): restart/],
+    ["guardian", 1, SpawnError, /guardian could not be started \(EPERM\): let this process start/],
+    ["keeper", 11, SpawnError, /65,536 processes are kept already.* \(EAGAIN\): close some/],
+    ["keeper", 10, SpawnError, /its keeper ended before it ran \(ECHILD\): try again/],
+    ["cwd", 20, SpawnError, / in "\/tmp": it is not a directory \(ENOTDIR\): give a directory/],
+    ["program", 2, SpawnError, /no such file on PATH \(ENOENT\): install it/],
+    [
+      "stdio",
+      9,
+      SpawnError,
+      /is not open in this process \(EBADF\): give the number of one that is/,
+    ],
+    ["stdio", 24, SpawnError, /no file descriptors left.* \(EMFILE\): .*ulimit -n/],
+    ["clone", 11, SpawnError, /limit on processes.* \(EAGAIN\): .*ulimit -u, pids.max/],
+    ["group", 1, SpawnError, /does not permit it, at the step "group" \(EPERM\): check what/],
+    ["rlimit", 1, SpawnError, /takes CAP_SYS_RESOURCE \(EPERM\): ask for no more.*ulimit -H/],
+    ["rlimit", 22, SpawnError, /soft limit is above its hard one \(EINVAL\): give a hard limit/],
+    [
+      "umask",
+      38,
+      SpawnError,
+      /does not know the system call.* \(ENOSYS\): allow it in the sandbox/,
+    ],
+    ["nice", 13, SpawnError, /takes CAP_SYS_NICE \(EACCES\): give a larger nice value/],
+    ["affinity", 22, SpawnError, /at the step "affinity" \(EINVAL\): check what this process may/],
+    ["scheduler", 1, SpawnError, /at the step "scheduler" \(EPERM\): check what this process may/],
+    ["ioprio", 1, SpawnError, /at the step "ioprio" \(EPERM\): check what this process may do/],
+    ["chdir", 13, SpawnError, / in "\/tmp": it may not be entered \(EACCES\): give another cwd/],
+    ["pdeathsig", 3, SpawnError, /there is no such process, at the step "pdeathsig" \(ESRCH\): /],
+    ["fds", 9, SpawnError, /is not below its limit \(EBADF\): give a smaller number in fds/],
+    ["signals", 22, SpawnError, /at the step "signals" \(EINVAL\): check what this process may/],
+    ["exec", 8, SpawnError, /has no #! line \(ENOEXEC\): give it a #! line, or start its interp/],
+    ["exec", 26, SpawnError, /stays open for writing \(ETXTBSY\): start it after its writer has/],
+    ["oom_score_adj", 13, SpawnError, /CAP_SYS_RESOURCE \(EACCES\): give a larger oomScoreAdj/],
+    ["cgroup", 13, SpawnError, /could not enter the cgroup.* \(EACCES\): open it with containment/],
+    ["user", 2, SpawnError, /there is none of this name \(ENOENT\): give one that there is/],
+    ["user", 110, SpawnError, /it took too long.* \(ETIMEDOUT\): .*getent passwd.*numbers/],
+    ["groups", 1, SpawnError, /take CAP_SETGID \(EPERM\): leave groups out/],
+    ["gid", 1, SpawnError, /takes CAP_SETGID \(EPERM\): leave gid out/],
+    ["uid", 1, SpawnError, /takes CAP_SETUID \(EPERM\): leave uid out/],
+    ["uid", 22, SpawnError, /not mapped into the user namespace.* \(EINVAL\): .*uid_map/],
+    ["capabilities", 1, SpawnError, /does not have what it is to hand on.* \(EPERM\): .*capsh/],
+    ["no_new_privs", 22, SpawnError, /at the step "no_new_privs" \(EINVAL\): check what this/],
+    [
+      "reach",
+      1,
+      SpawnError,
+      /could not end it: .*CAP_KILL.* \(EPERM\): grant this process CAP_KILL/,
+    ],
+    ["terminal", 28, SpawnError, /as many terminals as.* \(ENOSPC\): .*kernel.pty.max/],
+  ];
+
+Deno.test("errors: each step of a start has its class, its sentence and its mend", () => {
+  assertEquals([...new Set(TABLE.map(([stage]) => stage))].sort(), [...STAGES].sort());
+  for (const [stage, errno, kind, told] of TABLE) {
+    const error = startError({ stage, errno }, { command: "frobnicate", cwd: "/tmp" });
+    assertEquals(error.constructor.name, kind.name, stage);
+    assertMatch(error.message, GRAMMAR);
+    assertMatch(error.message, told);
+  }
+});
+
+Deno.test("errors: what is too long is told with both figures", () => {
+  const message = (what: "all" | "argument" | "variable") => {
+    const tooMuch = { what, at: 3, bytes: 2_500_000, most: 131_072 };
+    return startError({ stage: "exec", errno: 7, tooMuch }, { command: "x", cwd: null }).message;
+  };
+  const end = " 2,500,000 bytes, and the system takes 131,072 at most (E2BIG): pass the data on " +
+    "stdin or in a file";
+  const start = 'Cannot start "x": ';
+  assertEquals(message("all"), `${start}its arguments and environment together take${end}`);
+  assertEquals(message("argument"), `${start}argument 3 (the command is 0) takes${end}`);
+  assertEquals(message("variable"), `${start}variable 4 of its environment takes${end}`);
+});
+
+Deno.test("errors: who was looked up is in the message", () => {
+  const failure = { stage: "user", errno: 2, who: 'user "alice"' };
+  assertEquals(
+    startError(failure, { command: "x", cwd: null }).message,
+    'Cannot start "x" as user "alice": there is none of this name (ENOENT): ' +
+      "give one that there is, or a number",
+  );
+});
