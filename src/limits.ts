@@ -10,7 +10,7 @@
  * @module
  */
 
-import { kind, refuseUnknown } from "./checks.ts";
+import { kind, record, refuseUnknown } from "./checks.ts";
 import { quote, rangeError, typeError } from "./errors.ts";
 
 /** Bytes as a number, or with a unit: `"256MiB"`, `"1.5GB"`; `"max"` is no limit. */
@@ -262,16 +262,10 @@ type Given = Readonly<Partial<Record<keyof Limits, unknown>>>;
  * @throws {RangeError} for a value outside its range.
  */
 export function settingsOf(limits: unknown): Setting[] {
-  if (limits === undefined) return [];
-  if (typeof limits !== "object" || limits === null || Symbol.iterator in limits) {
-    throw typeError(
-      'Cannot use option "limits"',
-      `it is ${kind(limits)}`,
-      'give an object such as { memory: "256MiB" }',
-    );
-  }
-  refuseUnknown("limit", limits, Object.keys(KNOWN));
-  const given = limits as Given;
+  const mend = 'give an object such as { memory: "256MiB" }';
+  const given: Given | undefined = record({ limits }, "limits", mend, null);
+  if (given === undefined) return [];
+  refuseUnknown("limit", given, Object.keys(KNOWN));
   const rows = Object.entries(ROWS).flatMap(([name, one]) => {
     const value = given[name as keyof Limits];
     if (value === undefined) return [];

@@ -127,11 +127,6 @@ export class Process implements PortEvents, Source, Member {
     return this.#pump.blocked;
   }
 
-  /** Its tree is gone, or what is left has been named. */
-  get ended(): boolean {
-    return this.#done;
-  }
-
   /** No reason to stay alive and nothing left to tell. */
   get over(): boolean {
     return this.#over;

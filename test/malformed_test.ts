@@ -72,6 +72,12 @@ const GOOD: Readonly<Record<keyof OpenOptions, readonly string[]>> = {
   nice: ["number"],
   rlimits: [],
   oomScoreAdj: ["number"],
+  limits: [],
+  cgroupBase: ["string"],
+  cgroupPath: ["string"],
+  cgroupControllers: ["array"],
+  cgroupSets: ["array"],
+  cgroupMoveSelf: ["boolean"],
   parallelism: ["boolean"],
 };
 const NAMES = Object.keys(GOOD) as (keyof OpenOptions)[];
@@ -93,7 +99,9 @@ function wrongKind(below: Below): Made {
   const name = pick(below, NAMES);
   const kinds = Object.keys(KINDS).filter((kind) => !GOOD[name].includes(kind));
   const value = KINDS[pick(below, kinds)]?.(below);
-  return { call: ["cat", [], { ...BESIDE, [name]: value }], names: name };
+  // An unknown part of `limits` is called a limit.
+  const names = name === "limits" ? "limit" : name;
+  return { call: ["cat", [], { ...BESIDE, [name]: value }], names };
 }
 
 /** An option that there is not: a known one with a letter more, less or changed. */
