@@ -101,10 +101,14 @@ memory_disk() {
   rm -rf "$work"
 }
 
-# checkout: the sources as they stand here, with the library and the probe, as an archive.
+# checkout: the sources as they stand here, with the library and the probe, as an archive. Without git everything
+# that is not known to be large.
 checkout() {
-  tar --owner=0 --group=0 --mode=a+rX -cf - --exclude=./.git --exclude=./.cache --exclude=target \
-    --exclude=node_modules --exclude=./npm/dist --exclude='./isolate-*' . \
-    --transform 's,^probe$,./test/fixtures/probe/target/release/probe,' \
-    -C test/fixtures/probe/target/release probe
+  local built=(npm/native test/fixtures/probe/target/release/probe)
+  if git rev-parse --git-dir >/dev/null 2>&1; then
+    { git ls-files -z --cached --others --exclude-standard && printf '%s\0' "${built[@]}"; }
+  else
+    find . -type d \( -name .cache -o -name target -o -name node_modules \) -prune -o -type f -print0
+    printf '%s\0' "${built[@]}"
+  fi | tar --owner=0 --group=0 --mode=a+rX -cf - --null --ignore-failed-read --files-from=-
 }
