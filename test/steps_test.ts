@@ -3,7 +3,8 @@
 
 /** One step of the helpers each: what is there to see of it, where a second one would do the same work. */
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
+import { open, SpawnError } from "../mod.ts";
 import {
   asRoot,
   assert,
@@ -268,3 +269,29 @@ asRoot(
     assertEquals(await host.next("stranger"), ["S", '""']);
   },
 );
+
+test("a program that is open for writing at its first exec is tried again", async () => {
+  await using host = sabotagedHost(`
+    Deno.env.set("${STEPS}", "busy-once");
+    proton.resetGuardian();
+    const port = await open("echo", ["started"]);
+    say("said", (await port.text()).trim());
+  `);
+  assertEquals(await host.next("said"), ["started"]);
+});
+
+test("a program that stays open for writing is a SpawnError in the end", async () => {
+  using scratch = new Scratch();
+  const program = scratch.file("busy");
+  Deno.copyFileSync("/usr/bin/true", program);
+  Deno.chmodSync(program, 0o755);
+  const writer = Deno.openSync(program, { append: true });
+  try {
+    const error = await assertRejects(() => open(program), SpawnError);
+    assertEquals([error.stage, error.code], ["exec", "ETXTBSY"]);
+  } finally {
+    writer.close();
+  }
+  await using port = await open(program);
+  assertEquals((await port.status).code, 0);
+});
