@@ -27,7 +27,7 @@ export const typescript: Rows = [
   ["src/port.ts"],
   ["src/events.ts"],
   ["src/process.ts"],
-  ["src/messages.ts"],
+  ["src/messages.ts", "src/join.ts"],
   ["src/mailbox.ts"],
   ["src/streams.ts", "src/cgroup.ts", "src/doctor.ts"],
   ["src/turns.ts"],

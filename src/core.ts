@@ -57,7 +57,7 @@ export interface PortEvents {
   started(report: Report): void;
   /** The tree is gone or `report.survivors` names what is left. Exactly once after a successful start; not after a failed one. */
   done(report: Report): void;
-  /** An armed stream may be read from or written to. Each `arm` is answered at most once. */
+  /** An armed stream may be read from or written to, or one that was joined is so no more. Each `arm` is answered at most once. */
   ready(stream: StreamNumber): void;
   /** Something has happened to the tree's limits. Only after {@link Core.watch}. */
   alarm(): void;
@@ -113,6 +113,16 @@ export interface Core {
   take?(port: Handle, stream: StreamNumber): Uint8Array<ArrayBuffer> | number;
   /** Writes to one of the child's inputs without waiting. Returns bytes taken or a negative errno (-11 EAGAIN, -32 EPIPE). */
   write(port: Handle, stream: StreamNumber, bytes: Uint8Array): number;
+  /**
+   * Has what stdout or stderr says poured into the stdin of `to`, without a byte
+   * passing through here, until one of the two ends or {@link part} is called.
+   * Then one `ready(stream)` comes: a read and a write will show what it was.
+   *
+   * @returns 0 or a negative errno: nothing is poured then.
+   */
+  join(port: Handle, stream: StreamNumber, to: Handle): number;
+  /** Nothing is poured any more from when this returns. Idempotent. */
+  part(port: Handle, stream: StreamNumber): void;
   /** Asks for one `ready(stream)`. */
   arm(port: Handle, stream: StreamNumber): void;
   /** Closes our end of one stream: half-close for stdin, cancel for the others. Idempotent. */

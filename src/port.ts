@@ -15,6 +15,7 @@ import { ClosedError, errnoName, errnoSentence, ProtonError, typeError } from ".
 import { type LimitEvent, limitEvents } from "./events.ts";
 import type { Stats } from "./figures.ts";
 import type { Limits } from "./limits.ts";
+import { sink, source } from "./join.ts";
 import { Mailbox, type Message } from "./mailbox.ts";
 import { nativeCore } from "./native/load.ts";
 import { answered, type OpenOptions, type Spec, validate } from "./options.ts";
@@ -140,7 +141,7 @@ export class Port {
    */
   get stdin(): WritableStream<Uint8Array> {
     this.#mustBePiped(0);
-    return this.#stdin ??= this.#process.stdin.stream();
+    return this.#stdin ??= sink(this.#process.stdin);
   }
 
   /**
@@ -150,7 +151,7 @@ export class Port {
    */
   get stdout(): ReadableStream<Uint8Array<ArrayBuffer>> {
     this.#mustBePiped(1);
-    return this.#stdout ??= this.#process.stdout.stream(this.#process.spec.highWaterMark);
+    return this.#stdout ??= source(this.#process.stdout, this.#process.spec.highWaterMark);
   }
 
   /**
@@ -160,7 +161,7 @@ export class Port {
    */
   get stderr(): ReadableStream<Uint8Array<ArrayBuffer>> {
     this.#mustBePiped(2);
-    return this.#stderr ??= this.#process.stderr.stream(this.#process.spec.highWaterMark);
+    return this.#stderr ??= source(this.#process.stderr, this.#process.spec.highWaterMark);
   }
 
   #mustBePiped(number: 0 | 1 | 2): void {

@@ -76,6 +76,11 @@ export class Output {
   /** The pipe itself has ended. */
   #dry = false;
   #treeGone = false;
+  /** What comes goes to a stdin, past this side. */
+  #joined = false;
+  /** Of its stream, once it is made; a pull is under way. */
+  #controller: ReadableByteStreamController | null = null;
+  #pulling = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #expired = false;
   readonly #share = new Share();
@@ -198,6 +203,34 @@ export class Output {
     this.#ready = null;
   }
 
+  /** Its stream holds nothing and nobody waits at it: what is next is in the pipe. */
+  get idle(): boolean {
+    const ready = this.#open && !this.#dry && this.#held === null && !this.#pulling;
+    return ready && this.#controller?.desiredSize === 0;
+  }
+
+  /**
+   * Has all that comes go straight into `input`, for as long as both are there
+   * and nobody calls {@link part}. Whoever reads then goes on where this ends.
+   */
+  async join(input: Input): Promise<void> {
+    const { core, handle } = this.#source;
+    const to = input.handleAt(core);
+    if (to === null || this.#treeGone || core.join(handle, this.number, to) !== 0) return;
+    this.#joined = true;
+    this.#ready ??= deferred();
+    await this.#ready.promise;
+    this.#joined = false;
+    core.part(handle, this.number); // whatever woke it: from here on bytes go one way only
+  }
+
+  /** Ends a join. */
+  part(): void {
+    if (!this.#joined) return;
+    this.#joined = false;
+    this.onReady();
+  }
+
   /**
    * The tree is gone. What an unclaimed stream still holds (at most what a pipe
    * is born with) is taken over, so that no descriptor waits for a reader who
@@ -207,6 +240,7 @@ export class Output {
     this.#treeGone = true;
     if (!this.#open) return;
     if (this.#claimed === null) this.#takeOver();
+    else if (this.#joined) this.part(); // its end is waited for no longer than by any reader
     else if (this.#ready !== null) this.#startDrain();
   }
 
@@ -280,16 +314,25 @@ export class Output {
     return 0;
   }
 
+  /** By which its stream claims it. */
+  get streamName(): string {
+    return `the stream port.${this.name}`;
+  }
+
   /** The byte stream over it: it claims at its first pull. */
   stream(highWaterMark: number): ReadableStream<Uint8Array<ArrayBuffer>> {
-    const by = `the stream port.${this.name}`;
+    const by = this.streamName;
     return new ReadableStream({
       type: "bytes",
+      start: (controller) => void (this.#controller = controller),
       pull: async (controller) => {
         this.claim(by);
+        this.#pulling = true;
         const request = controller.byobRequest;
-        if (request?.view && !await this.#fill(controller, request)) return;
-        await this.#forward(controller, highWaterMark, Boolean(request?.view));
+        if (!request?.view || await this.#fill(controller, request)) {
+          await this.#forward(controller, highWaterMark, Boolean(request?.view));
+        }
+        this.#pulling = false; // one that fails errors its stream
       },
       cancel: () => this.cancel(),
     });
@@ -441,6 +484,16 @@ export class Input {
       op: "command",
       subject,
     });
+  }
+
+  /** Resolves once all that was asked for before is written, or was refused. */
+  async settled(): Promise<void> {
+    await this.#last;
+  }
+
+  /** Its port at `core`, while it can be written to. */
+  handleAt(core: Core): Handle | null {
+    return this.#over === null && this.#source.core === core ? this.#source.handle : null;
   }
 
   /** Half-close, once everything before has been written. */

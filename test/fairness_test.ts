@@ -89,7 +89,7 @@ for (const [name, flood] of Object.entries(KINDS)) {
 test("a write that is taken at once, however long, lets the event loop come round", async () => {
   let arms = 0;
   const core = {
-    write: (_port: number, bytes: Uint8Array) => Math.min(bytes.length, 65_536),
+    write: (_port: number, _stream: number, bytes: Uint8Array) => Math.min(bytes.length, 65_536),
     arm: () => void (arms++, setTimeout(() => input.onReady())),
   } as unknown as Core;
   const input = new Input({ core, handle: 0, subject: "a child", drainTimeoutMs: 0 }, true);

@@ -61,6 +61,8 @@ class FakeDoor implements Door {
     assert(bytes.length > 0, "an empty buffer crossed the boundary");
     return this.result.ps_write ?? bytes.length;
   };
+  ps_join = () => this.result.ps_join ?? 0;
+  ps_part = () => this.result.ps_part ?? 0;
   ps_arm = () => this.result.ps_arm ?? 0;
   ps_shut = () => this.result.ps_shut ?? 0;
   ps_signal = () => this.result.ps_signal ?? 0;

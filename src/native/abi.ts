@@ -20,7 +20,7 @@ import type { TooMuch } from "../start_errors.ts";
 import type { Cause, Ending, Guards, Lack } from "../status.ts";
 
 /** The one number that this code and the native library must agree on. */
-export const ABI: number = 4;
+export const ABI: number = 5;
 
 /** The raw calls of docs/abi.md. A result below zero is an error number. */
 export interface Door {
@@ -39,6 +39,8 @@ export interface Door {
   ps_resize(env: number, port: number, columns: number, rows: number): number;
   ps_arm(env: number, port: number, stream: number): number;
   ps_shut(env: number, port: number, stream: number): number;
+  ps_join(env: number, port: number, stream: number, to: number): number;
+  ps_part(env: number, port: number, stream: number): number;
   ps_signal(env: number, port: number, signal: number, scope: number): number;
   ps_signalled(env: number, port: number): number;
   ps_freeze(env: number, port: number, on: number): number;

@@ -96,12 +96,31 @@ export function load(path: string): void {
       result: 'i32',
       nonblocking: false
     },
+    ps_join: {
+      parameters: [
+        'u32',
+        'i32',
+        'i32',
+        'i32',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
     ps_leaves: {
       parameters: [
         'u32',
         'i32',
         'buffer',
         'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
+    ps_part: {
+      parameters: [
+        'u32',
+        'i32',
+        'i32',
       ],
       result: 'i32',
       nonblocking: false
@@ -337,6 +356,20 @@ export function ps_hierarchies(
   )
 }
 
+export function ps_join(
+  arg0: number,
+  arg1: number,
+  arg2: number,
+  arg3: number,
+): number {
+  return symbols.ps_join(
+    arg0,
+    arg1,
+    arg2,
+    arg3,
+  )
+}
+
 export function ps_leaves(
   arg0: number,
   arg1: number,
@@ -347,6 +380,18 @@ export function ps_leaves(
     arg1,
     arg2,
     arg2.byteLength,
+  )
+}
+
+export function ps_part(
+  arg0: number,
+  arg1: number,
+  arg2: number,
+): number {
+  return symbols.ps_part(
+    arg0,
+    arg1,
+    arg2,
   )
 }
 

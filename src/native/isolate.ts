@@ -143,6 +143,14 @@ export class Isolate implements Core {
     doneOrGone("shut", this.#door.ps_shut(this.#env, port, stream));
   }
 
+  join(port: Handle, stream: StreamNumber, to: Handle): number {
+    return unpanicked("join", this.#door.ps_join(this.#env, port, stream, to));
+  }
+
+  part(port: Handle, stream: StreamNumber): void {
+    doneOrGone("part", this.#door.ps_part(this.#env, port, stream));
+  }
+
   signal(port: Handle, signal: number, scope: Scope): Promise<number> {
     const listening = this.#ports.get(port);
     if (listening === undefined) return Promise.resolve(-ESRCH);

@@ -76,6 +76,16 @@ pub fn ps_resize(env: u32, port: i32, columns: u32, rows: u32) -> i32 {
 }
 
 #[deno_bindgen]
+pub fn ps_join(env: u32, port: i32, stream: i32, to: i32) -> i32 {
+    call::join(env, port, stream, to)
+}
+
+#[deno_bindgen]
+pub fn ps_part(env: u32, port: i32, stream: i32) -> i32 {
+    call::part(env, port, stream)
+}
+
+#[deno_bindgen]
 pub fn ps_signal(env: u32, port: i32, signal: i32, scope: i32) -> i32 {
     call::signal(env, port, signal, scope)
 }

@@ -104,6 +104,14 @@ pub fn resize(env: u32, port: i32, columns: u32, rows: u32) -> i32 {
     })
 }
 
+pub fn join(env: u32, port: i32, stream: i32, to: i32) -> i32 {
+    guarded(|| calls::join(env, port, stream, to).map(|()| 0))
+}
+
+pub fn part(env: u32, port: i32, stream: i32) -> i32 {
+    guarded(|| calls::part(env, port, stream).map(|()| 0))
+}
+
 pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> i32 {
     guarded(|| calls::signal(env, port, signal, scope).map(|()| 0))
 }

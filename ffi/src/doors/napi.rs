@@ -79,6 +79,16 @@ pub fn node_ps_resize(env: u32, port: i32, columns: u32, rows: u32) -> i32 {
     call::resize(env, port, columns, rows)
 }
 
+#[napi(js_name = "ps_join")]
+pub fn node_ps_join(env: u32, port: i32, stream: i32, to: i32) -> i32 {
+    call::join(env, port, stream, to)
+}
+
+#[napi(js_name = "ps_part")]
+pub fn node_ps_part(env: u32, port: i32, stream: i32) -> i32 {
+    call::part(env, port, stream)
+}
+
 #[napi(js_name = "ps_signal")]
 pub fn node_ps_signal(env: u32, port: i32, signal: i32, scope: i32) -> i32 {
     call::signal(env, port, signal, scope)

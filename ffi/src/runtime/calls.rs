@@ -77,6 +77,23 @@ pub fn resize(env: u32, port: i32, size: Size) -> Result<(), Errno> {
     pipe::resize(&stdio.end.as_ref().ok_or(Errno::NOTTY)?.fd, size)
 }
 
+/// Has what comes out of `stream` poured into the stdin of `to`, both of this isolate.
+pub fn join(env: u32, port: i32, stream: i32, to: i32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    let (port, to) = (reactor.port(env, port)?, reactor.port(env, to)?);
+    reactor.join(&port, joinable(stream)?, &to)
+}
+
+pub fn part(env: u32, port: i32, stream: i32) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    reactor.part(&reactor.port(env, port)?, joinable(stream)?);
+    Ok(())
+}
+
+fn joinable(stream: i32) -> Result<usize, Errno> {
+    usize::try_from(stream).ok().filter(|stream| matches!(stream, 1 | 2)).ok_or(Errno::INVAL)
+}
+
 pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> Result<(), Errno> {
     let reactor = reactor()?;
     let port = reactor.port(env, port)?;

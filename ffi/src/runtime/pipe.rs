@@ -7,11 +7,12 @@ use crate::kernel::sys::host;
 use crate::kernel::wire::Size;
 use crate::runtime::blocks::{self, BLOCK};
 use crate::runtime::transit;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType};
-use rustix::pipe::PipeFlags;
+use rustix::pipe::{PipeFlags, SpliceFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +57,20 @@ enum Kind {
     Terminal,
 }
 
+/// How often pages are moved before others get their turn.
+const MOVES: usize = 16;
+
+/// Why no more was moved from one pipe to another.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Poured {
+    /// Nothing is left, or enough was moved in a row.
+    Dry,
+    /// The other has no room.
+    Full,
+    /// One of them has ended, or the host does not let us: a read and a write will tell.
+    Over,
+}
+
 /// One end of ours, non-blocking, with the room it has taken from the quota.
 pub struct End {
     pub fd: OwnedFd,
@@ -76,7 +91,7 @@ impl End {
         End { fd, kind, grown: false, run: 0 }
     }
 
-    /// Reads without waiting. As much as a newborn pipe holds in one go means it may have been full: it grows.
+    /// Reads without waiting.
     pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
         let got = match (rustix::io::retry_on_intr(|| self.read_once(into)), self.kind) {
             // Nobody has the terminal open any more; the socket's peer has left without reading all that we wrote.
@@ -84,11 +99,8 @@ impl End {
             (other, _) => other,
         };
         match got {
-            Ok(n) => self.run += n,
+            Ok(n) => self.moved(n),
             Err(_) => self.run = 0,
-        }
-        if self.run >= BORN && !self.grown && matches!(self.kind, Kind::Pipe) {
-            self.grow();
         }
         got
     }
@@ -103,6 +115,52 @@ impl End {
         }
         let most = most.min(LOCKED);
         rustix::io::read(&self.fd, &mut into[..most])
+    }
+
+    pub fn is_pipe(&self) -> bool {
+        matches!(self.kind, Kind::Pipe)
+    }
+
+    /// Moves what is there into the pipe that `to` writes to. Pages change hands; no byte is copied.
+    pub fn pour(&mut self, to: &mut End) -> Poured {
+        for _ in 0..MOVES {
+            match rustix::pipe::splice(&self.fd, None, &to.fd, None, GROWN, SpliceFlags::NONBLOCK) {
+                Ok(0) => return Poured::Over,
+                Ok(moved) => [&mut *self, to].into_iter().for_each(|end| end.moved(moved)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return self.stuck(to),
+                Err(_) => return Poured::Over,
+            }
+        }
+        Poured::Dry
+    }
+
+    /// Which of the two it is that splice(2) would wait for. Nothing moves meanwhile: bytes that come between the
+    /// calls find the other with or without room. An end is not told by a splice into a full pipe.
+    fn stuck(&mut self, to: &mut End) -> Poured {
+        let mut asked = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut asked, Some(&now)).is_err() {
+            return Poured::Over; // no memory: reads and writes need none
+        }
+        let seen = asked[0].revents();
+        if seen.contains(PollFlags::IN) {
+            return Poured::Full;
+        }
+        (self.run, to.run) = (0, 0);
+        if seen.is_empty() {
+            Poured::Dry
+        } else {
+            Poured::Over
+        }
+    }
+
+    /// As much as a newborn pipe holds in one go means that it may have been full: it grows.
+    fn moved(&mut self, bytes: usize) {
+        self.run += bytes;
+        if self.run >= BORN && !self.grown && self.is_pipe() {
+            self.grow();
+        }
     }
 
     fn grow(&mut self) {
@@ -191,6 +249,38 @@ pub fn null() -> Result<OwnedFd, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_is_poured_into_another_until_one_is_dry_full_or_over() {
+        let ((mut output, source), (mut stdin, sink)) = (piped(false).expect("a"), piped(true).expect("b"));
+        assert_eq!(output.pour(&mut stdin), Poured::Dry);
+        let written: Vec<u8> = (0..60_000_u32).map(|n| (n % 251) as u8).collect();
+        rustix::io::write(&source, &written).expect("room");
+        assert_eq!(output.pour(&mut stdin), Poured::Dry);
+        let mut read = vec![0; 60_000];
+        let mut take = |most: usize| rustix::io::read(&sink, &mut read[..most]);
+        assert_eq!(take(60_000), Ok(60_000));
+        assert_eq!(read, written);
+        let mut sent = 0;
+        let full = loop {
+            sent += rustix::io::write(&source, &written[..4096]).expect("room");
+            match output.pour(&mut stdin) {
+                Poured::Dry => assert!(sent < 4 * GROWN, "it never fills"),
+                full => break full,
+            }
+        };
+        assert_eq!(full, Poured::Full);
+        let mut read = vec![0; 4096];
+        assert_eq!(rustix::io::read(&sink, &mut read), Ok(4096));
+        assert_eq!(output.pour(&mut stdin), Poured::Dry);
+        drop(source);
+        assert_eq!(output.pour(&mut stdin), Poured::Over);
+        let (mut output, source) = piped(false).expect("another");
+        rustix::io::write(&source, b"unread").expect("room");
+        drop(sink);
+        assert_eq!(output.pour(&mut stdin), Poured::Over, "nobody reads");
+        assert_eq!(output.read(&mut read), Ok(6), "and nothing is lost");
+    }
 
     #[test]
     fn a_pipe_that_was_seen_full_grows_and_gives_its_room_back() {

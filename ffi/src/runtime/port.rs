@@ -14,7 +14,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::ThreadId;
 
 /// Event bits (docs/abi.md).
@@ -203,6 +203,10 @@ pub struct Stdio {
     pub armed: bool,
     /// Nobody can write any more, or nobody wants to know.
     pub over: bool,
+    /// Of an output: the port into whose stdin it is poured.
+    pub into: Option<Weak<Port>>,
+    /// Of a stdin: the port, and its output, that is poured into it.
+    pub from: Option<(Weak<Port>, usize)>,
 }
 
 impl Stdio {

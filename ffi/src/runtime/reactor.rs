@@ -3,7 +3,7 @@
 //! The one thread that waits: for keepers, guardians and pipes of all isolates.
 //!
 //! It never reads a byte that anybody wants: JavaScript reads pipes itself,
-//! straight into the consumer's buffer. A pipe is armed for one event at a
+//! straight into the consumer's buffer. Joined pipes it pours from one into the other. A pipe is armed for one event at a
 //! time; once the child has exited and left others behind it is watched for its
 //! end as well, so that the keeper can be told when nobody holds it any more.
 
@@ -19,6 +19,7 @@ use crate::runtime::alarms::{self, Alarms};
 use crate::runtime::environment::{errno_of, Program};
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
+use crate::runtime::pipe::Poured;
 use crate::runtime::port::{
     is_output, lock, ready, Env, Port, State, Stdio, Terms, Wake, ALARM, DONE, SIGNALLED, STARTED,
 };
@@ -31,7 +32,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// How long after a port's deadline its keeper may still speak before the guardian is asked to end it.
@@ -207,7 +208,7 @@ impl Reactor {
     }
 
     /// Gives up a port that was never started; its keeper sees that by its socket's end.
-    pub fn abandon(&self, port: &Port) {
+    pub fn abandon(&self, port: &Arc<Port>) {
         port.released.store(true, Ordering::Release);
         let mut state = lock(&port.state);
         let first = state.failure.replace((Stage::Keeper, Errno::CANCELED)).is_none();
@@ -367,7 +368,70 @@ impl Reactor {
         if armed {
             port.announce(ready(stream));
         }
+        self.part(port, stream);
         self.tell_eof(port);
+    }
+
+    // ---- joined pipes. Locks are taken in one order: an output's before a stdin's.
+
+    /// From now on what comes out of `stream` is poured into the stdin of `to`, until one of them ends or somebody
+    /// parts them. That is told as `stream` being ready: a read and a write will show what was the reason.
+    pub fn join(&self, port: &Arc<Port>, stream: usize, to: &Arc<Port>) -> Result<(), Errno> {
+        let mut output = lock(&port.stdio[stream]);
+        let mut stdin = lock(&to.stdio[0]);
+        let (Some(from), Some(into)) = (&output.end, &stdin.end) else { return Err(Errno::PIPE) };
+        if !from.is_pipe() || !into.is_pipe() {
+            return Err(Errno::INVAL);
+        }
+        if port.discard.load(Ordering::Acquire) {
+            return Err(Errno::PIPE);
+        }
+        if output.into.is_some() || output.armed || stdin.from.is_some() {
+            return Err(Errno::BUSY);
+        }
+        self.watch_stream(port, stream, &mut output, EventFlags::IN | EventFlags::ONESHOT)?;
+        (output.into, stdin.from) = (Some(Arc::downgrade(to)), Some((Arc::downgrade(port), stream)));
+        Ok(())
+    }
+
+    /// Nothing is poured from or into this stream any more.
+    pub fn part(&self, port: &Arc<Port>, stream: usize) {
+        let Some(stdio) = port.stdio.get(stream) else { return };
+        let from = lock(stdio).from.take();
+        let source = from.and_then(|(source, stream)| Some((source.upgrade()?, stream)));
+        let (output, stream) = source.unwrap_or_else(|| (port.clone(), stream));
+        let into = lock(&output.stdio[stream]).into.take();
+        if let Some(sink) = into {
+            sink.upgrade().inspect(|sink| lock(&sink.stdio[0]).from = None);
+            output.announce(ready(stream));
+        }
+    }
+
+    fn pour(&self, port: &Arc<Port>, stream: usize) {
+        let Some(stdio) = port.stdio.get(stream) else { return };
+        let mut output = lock(stdio);
+        let Some(sink) = output.into.as_ref().and_then(Weak::upgrade) else { return };
+        let mut stdin = lock(&sink.stdio[0]);
+        let poured = match (&mut output.end, &mut stdin.end) {
+            (Some(from), Some(to)) => from.pour(to),
+            _ => Poured::Over,
+        };
+        let watched = match poured {
+            Poured::Dry => self.watch_stream(port, stream, &mut output, EventFlags::IN | EventFlags::ONESHOT),
+            Poured::Full => {
+                if !output.over && lock(&port.state).wait.is_some() {
+                    // For its end alone; where that fails its keeper ends by its timer.
+                    let _ = self.watch_stream(port, stream, &mut output, EventFlags::ONESHOT);
+                }
+                self.watch_stream(&sink, 0, &mut stdin, EventFlags::OUT | EventFlags::ONESHOT)
+            }
+            Poured::Over => Err(Errno::PIPE),
+        };
+        if watched.is_err() {
+            (output.into, stdin.from) = (None, None);
+            drop((output, stdin));
+            port.announce(ready(stream));
+        }
     }
 
     pub fn tell(&self, port: &Port, message: ToKeeper) {
@@ -402,6 +466,7 @@ impl Reactor {
                 self.shut(port, stream);
                 continue;
             }
+            self.part(port, stream);
             let Some(stdio) = port.stream(stream) else { continue };
             let mut stdio = lock(stdio);
             let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::IN);
@@ -429,7 +494,8 @@ impl Reactor {
     }
 
     /// Frees the slot of a port that is over and released.
-    fn forget(&self, port: &Port) {
+    fn forget(&self, port: &Arc<Port>) {
+        (0..3).for_each(|stream| self.part(port, stream));
         port.streams().filter_map(|stream| port.stream(stream)).for_each(|stdio| lock(stdio).end = None);
         lock(&self.shared).ports.remove(port.handle);
     }
@@ -539,7 +605,9 @@ impl Reactor {
         }
         stdio.over |= over;
         let armed = std::mem::take(&mut stdio.armed);
-        if !over && matches!(stream, 1 | 2) && lock(&port.state).wait.is_some() {
+        let joined = stdio.into.is_some();
+        let source = stdio.from.clone().and_then(|(source, stream)| Some((source.upgrade()?, stream)));
+        if !over && matches!(stream, 1 | 2) && !joined && lock(&port.state).wait.is_some() {
             // Before the event is told: whoever is told may arm at once, and that must not be undone.
             let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::ONESHOT);
         }
@@ -550,13 +618,19 @@ impl Reactor {
         if over && is_output(stream) {
             self.tell_eof(port);
         }
+        if joined {
+            self.pour(port, stream);
+        } else if let Some((source, stream)) = source {
+            self.pour(&source, stream);
+        }
     }
 
     /// The child has exited and left others behind: from now on the end of its output matters to its keeper.
     fn watch_ends(&self, port: &Arc<Port>) {
         for stream in [1, 2] {
+            self.pour(port, stream); // watches its end, too, where it waits for room
             let mut stdio = lock(&port.stdio[stream]);
-            if !stdio.armed && !port.discard.load(Ordering::Acquire) {
+            if !stdio.armed && stdio.into.is_none() && !port.discard.load(Ordering::Acquire) {
                 let _ = self.watch_stream(port, stream, &mut stdio, EventFlags::ONESHOT);
             }
         }
