@@ -51,6 +51,7 @@ const TESTS = [
   ["cancel in mid-read, abort while a write waits, text to a byte stream", badUse],
   ["a child that closed its stdin: BrokenPipeError", brokenPipe],
   ["bad input is refused before anything starts", badInput],
+  ["launch options: descriptors, a terminal, limits, users and what they may do", launchOptions],
   ["the environment of this isolate is the child's, bytes included", environment],
   ["close ends the tree, double-forked daemons too", closes],
   ["a hundred ports at once, each with its own answer", hundred],
@@ -192,6 +193,39 @@ async function brokenPipe() {
   await ready(port);
   await assert.rejects(port.command("x"), BrokenPipeError);
   await port.close();
+}
+
+async function launchOptions() {
+  const fds = await open("sh", ["-c", "tr a-z A-Z <&7 >&7; echo done"], { fds: { 7: "piped" } });
+  const { readable, writable } = fds.fd(7);
+  const writer = writable.getWriter();
+  await writer.write(new TextEncoder().encode("hello"));
+  await writer.close();
+  assert.equal(await new Response(readable).text(), "HELLO");
+  assert.equal(await fds.text(), "done\n");
+
+  const ask = 'test -t 0 -a -t 2 && stty size; echo "$TERM"; read -r _; stty size';
+  const pty = await open("sh", ["-c", ask], { pty: { cols: 90, rows: 20, term: "vt100" } });
+  let shown = "";
+  for await (const message of pty) {
+    if (message.type === "data") shown += new TextDecoder().decode(message.data);
+    if (shown === "20 90\r\nvt100\r\n") {
+      await pty.resize({ rows: 21 });
+      await pty.command("\r");
+    }
+  }
+  assert.equal(shown, "20 90\r\nvt100\r\n\r\n21 90\r\n");
+
+  const script = "umask; ulimit -n; grep NoNewPrivs /proc/self/status; echo told >&2";
+  const options = { umask: 0o27, rlimits: { nofile: 77 }, noNewPrivs: true, stderrToStdout: true };
+  const strict = await open("sh", ["-c", script], options);
+  assert.equal(await strict.text(), "0027\n77\nNoNewPrivs:\t1\ntold\n");
+
+  const unknown = await open("true", [], { uid: "no-such-user-here" }).catch((error) => error);
+  assert.equal(unknown instanceof SpawnError && unknown.stage, "user");
+  if (process.getuid?.() !== 0) return;
+  const other = await open("id", ["-u"], { uid: "nobody", cwd: "/" });
+  assert.notEqual(await other.text(), "0\n");
 }
 
 async function badInput() {
