@@ -86,7 +86,9 @@ export async function doctor(core: Core = nativeCore()): Promise<Diagnosis> {
 function tried(core: Core, options: OpenOptions): Promise<Report | Error> {
   const nothing = { stdin: "null", stdout: "null", stderr: "null" } as const;
   const spec = validate("true", [], { ...nothing, ...options });
-  const { promise, resolve } = Promise.withResolvers<Report | Error>();
+  // (Node 20 has no Promise.withResolvers.)
+  let resolve!: (outcome: Report | Error) => void;
+  const promise = new Promise<Report | Error>((settle) => resolve = settle);
   const over = (outcome: Report | Error) => {
     core.release(handle);
     core.unref();

@@ -27,7 +27,7 @@ import {
   type SignalName,
   signalNumber,
 } from "./status.ts";
-import { concat, gather, type Room } from "./streams.ts";
+import { concat, deferred, gather, type Room } from "./streams.ts";
 
 /** How {@link Port.close} ends the tree. */
 export interface CloseOptions {
@@ -642,7 +642,7 @@ function fromHere(error: unknown): unknown {
 
 /** Once the user database has said who it is to be. It may take its time, and the owner may end meanwhile. */
 async function identified(core: Core, asked: Spec): Promise<Spec> {
-  const aborted = Promise.withResolvers<never>();
+  const aborted = deferred<never>();
   const abort = () => aborted.reject(asked.signal?.reason);
   asked.signal?.addEventListener("abort", abort, { once: true });
   try {
