@@ -268,7 +268,7 @@ export class Port {
    */
   async closeStdin(): Promise<void> {
     this.#mustOwn("closeStdin");
-    await this.#process.endStdin();
+    await this.#process.stdin.end();
   }
 
   /**

@@ -83,7 +83,7 @@ export class Process implements PortEvents, Source, Member {
     this.status = this.#status.promise;
     this.handle = core.spawn(spec, this);
     const piped = (n: StreamNumber) => spec.stdio[n] === "piped";
-    this.stdin = new Input(this, piped(0));
+    this.stdin = new Input(this, piped(0), { sign: spec.pty === null ? null : VEOF });
     this.stdout = new Output(this, 1, piped(1));
     this.stderr = new Output(this, 2, piped(2));
     this.fds = this.#more(spec);
@@ -111,7 +111,7 @@ export class Process implements PortEvents, Source, Member {
     return new Map(piped.map(([fd], at) => {
       const name = `fd(${fd})`;
       const output = new Output(this, 3 + 2 * at, true, name);
-      return [fd, { output, input: new Input(this, true, 4 + 2 * at, name) }];
+      return [fd, { output, input: new Input(this, true, { number: 4 + 2 * at, name }) }];
     }));
   }
 
@@ -284,12 +284,6 @@ export class Process implements PortEvents, Source, Member {
       subject: this.subject,
       survivors,
     });
-  }
-
-  /** Half-close of its stdin; a terminal has two sides and one end, so there a sign says so. */
-  async endStdin(): Promise<void> {
-    if (this.spec.pty === null) return await this.stdin.end();
-    await this.stdin.write(VEOF);
   }
 
   close(graceMs?: number, deadlineMs?: number): Promise<void> {

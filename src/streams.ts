@@ -407,6 +407,13 @@ export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   return all;
 }
 
+/** Of an input that is not a pipe at the child's stdin. */
+export interface InputOptions {
+  number?: StreamNumber;
+  name?: string;
+  sign?: Uint8Array | null;
+}
+
 /** The child's stdin. Writes are done one after the other, whoever asks for them. */
 export class Input {
   readonly #source: Source;
@@ -418,10 +425,18 @@ export class Input {
   #over: string | null = null;
   readonly #share = new Share();
 
-  constructor(source: Source, piped: boolean, number: StreamNumber = 0, name = "stdin") {
+  /** What says to a terminal that this is the end: it has two sides, and none of them is for one direction. */
+  readonly #sign: Uint8Array | null;
+
+  constructor(
+    source: Source,
+    piped: boolean,
+    { number = 0, name = "stdin", sign = null }: InputOptions = {},
+  ) {
     this.#source = source;
     this.number = number;
     this.name = name;
+    this.#sign = sign;
     if (!piped) this.#over = "it is not a pipe";
   }
 
@@ -498,7 +513,11 @@ export class Input {
 
   /** Half-close, once everything before has been written. */
   end(): Promise<void> {
-    const ended = this.#last.then(() => this.abandon("it is closed"));
+    const sign = this.#sign;
+    const ended = this.#last.then(() => {
+      if (sign === null) return this.abandon("it is closed");
+      return this.#over === null ? this.#write(sign) : undefined;
+    });
     this.#last = ended;
     return ended;
   }
@@ -529,7 +548,7 @@ export class Input {
         if (chunk instanceof Uint8Array) return this.write(chunk);
         void this.end();
         throw typeError(
-          `Cannot write to stdin of ${this.#source.subject}`,
+          `Cannot write to ${this.name} of ${this.#source.subject}`,
           "the chunk is no Uint8Array",
           "pass text through a TextEncoderStream",
         );

@@ -196,6 +196,14 @@ test("port.fd: what the child has written is there after its end, read or not, a
   });
 });
 
+test("port.fd: pipeTo from and to a descriptor above 2, to the end of both", async () => {
+  const options: OpenOptions = { fds: { 3: "piped" } };
+  await using from = await open("sh", ["-c", "seq 1 100000 >&3; exec 3>&-"], options);
+  await using to = await open("sh", ["-c", "wc -l <&3"], options);
+  await from.fd(3).readable.pipeTo(to.fd(3).writable);
+  assertEquals(await to.text(), "100000\n");
+});
+
 test("port.fd: a write that nobody reads any more is a BrokenPipeError", async () => {
   await using port = await open("sh", ["-c", "exec 3>&-; echo closed; cat"], {
     fds: { 3: "piped" },

@@ -117,6 +117,17 @@ test("pty: closeStdin is the end of what is typed", async () => {
   assertEquals((await port.status).code, 0);
 });
 
+test("pty: pipeTo from and to a terminal, to the end of both", async () => {
+  await using from = await open("seq", ["1", "3000"], { pty: {} });
+  await using counts = await open("wc", ["-l"]);
+  await from.stdout.pipeTo(counts.stdin);
+  assertEquals(await counts.text(), "3000\n");
+  await using echo = await open("echo", ["x"]);
+  await using cat = await open("cat", [], { pty: {} });
+  await echo.stdout.pipeTo(cat.stdin);
+  assertEquals(await cat.text(), "x\r\nx\r\n");
+});
+
 test("pty: messages come within the window, as from a pipe", async () => {
   const options: OpenOptions = { pty: {}, stdioWindow: 64 };
   await using port = await open("seq", ["1", "2000"], options);
