@@ -112,6 +112,7 @@ export const rustFree: readonly string[] = ["ffi/src/lib.rs", "ffi/src/bin/"];
 export const unsafePlaces: readonly string[] = [
   "ffi/src/doors/",
   "ffi/src/guard/child.rs",
+  "ffi/src/guard/child/",
   "ffi/src/kernel/sys.rs",
   "ffi/src/kernel/sys/",
 ];

@@ -211,9 +211,11 @@ for (const user of USERS) {
 async function settled(host: Host): Promise<Holdings> {
   const count = (name: string) => descendants(host.pid).filter((pid) => comm(pid) === name).length;
   const names = ["proton-watchdog", "proton-guardian", "proton-keeper", "proton-spare"];
-  const is = () => names.map(count).join();
-  await until(() => is() === "2,2,1,1", {
-    what: () => `two pairs, a keeper in use and one in spare: ${is()}`,
+  // The runtime's of the watchdogs, and of the guardians, whose own come with their first words.
+  const pidfds = () => descriptors(host.pid)?.filter((fd) => fd.includes("pidfd")).length;
+  const is = () => [...names.map(count), pidfds()].join();
+  await until(() => is() === "2,2,1,1,4", {
+    what: () => `two pairs, a keeper in use and one in spare, pidfds of the four: ${is()}`,
   });
   return holdings(host);
 }

@@ -14,8 +14,10 @@
 //! what the runtime's limits, priorities and masks were at the call.
 #![allow(unsafe_code)]
 
+mod early;
 mod privileges;
 
+use self::early::Early;
 use self::privileges::Privileges;
 use crate::kernel::cgroup::{Leaf, Way};
 use crate::kernel::sabotage::{child_fault, fault, sabotaged, Step};
@@ -44,6 +46,8 @@ pub struct Started {
 pub struct Memory {
     stack: Option<Stack>,
     plan: Box<Plan>,
+    /// Where it has waited for the plan.
+    _place: Option<Box<early::Place>>,
 }
 
 /// The last child's, for the next: to map and unmap one takes 20 µs of a start.
@@ -51,6 +55,11 @@ static STACK: Mutex<Option<Stack>> = Mutex::new(None);
 
 fn idle_stack() -> MutexGuard<'static, Option<Stack>> {
     STACK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn any_stack() -> Result<Stack, Errno> {
+    fault("stack")?;
+    idle_stack().take().map_or_else(|| Stack::new(STACK_BYTES), Ok)
 }
 
 impl Drop for Memory {
@@ -80,8 +89,8 @@ struct Plan {
     envp: Vec<*const c_char>,
     /// What `argv` and `envp` point into.
     _texts: Vec<CString>,
-    stdio: [i32; 3],
-    cwd: i32,
+    /// Its 0, 1 and 2 and its working directory, where it was cloned with them.
+    files: [i32; 4],
     report: i32,
     /// Set by the child when nothing is left to do but the exec: where its end of `report`
     /// closes before, it has been killed and has not become its program.
@@ -144,9 +153,9 @@ impl Plan {
     fn new(
         launch: Launch,
         own: &Own<'_>,
-        stdio: [i32; 3],
+        files: [i32; 4],
         moves: Vec<(i32, i32)>,
-        [cwd, report]: [i32; 2],
+        report: i32,
     ) -> Result<Plan, (Stage, Errno)> {
         let mut texts = Vec::with_capacity(launch.argv.len() + launch.env.len());
         let argv = c_strings(&launch.argv, &mut texts)?;
@@ -157,8 +166,7 @@ impl Plan {
             argv,
             envp,
             _texts: texts,
-            stdio,
-            cwd,
+            files,
             report,
             at_exec: AtomicBool::new(false),
             joins: Vec::new(),
@@ -184,10 +192,13 @@ pub type Home = Result<(Leaf, Way), (Lack, i32)>;
 pub struct Ready {
     outcome: OwnedFd,
     report: OwnedFd,
-    stack: Stack,
+    /// None while an early child has it.
+    stack: Option<Stack>,
     /// The cgroup itself where the child is born there, its `cgroup.procs` where it joins.
     door: Option<OwnedFd>,
     pub home: Home,
+    /// A child that waits for its plan already.
+    early: Option<Early>,
 }
 
 impl Ready {
@@ -203,14 +214,34 @@ impl Ready {
         fault("outcome").map_err(at_clone)?;
         let (outcome, report) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(at_clone)?;
-        fault("stack").map_err(at_clone)?;
-        let stack = idle_stack().take().map_or_else(|| Stack::new(STACK_BYTES), Ok).map_err(at_clone)?;
+        let stack = any_stack().map_err(at_clone)?;
         let door = match &home {
             Ok((leaf, Way::Born)) => Some(leaf.open().map_err(|errno| (Stage::Cgroup, errno))?),
             Ok((leaf, Way::Joins)) => Some(leaf.procs().map_err(|errno| (Stage::Cgroup, errno))?),
             Err(_) => None,
         };
-        Ok(Ready { outcome, report, stack, door, home })
+        Ok(Ready { outcome, report, stack: Some(stack), door, home, early: None })
+    }
+
+    /// Clones the child before there is anything for it to do: most of what a clone costs is then not part of the
+    /// start. Where that fails it is cloned later.
+    pub fn clone_early(&mut self) {
+        let Some(stack) = self.stack.take() else { return };
+        let born = matches!(self.home, Ok((_, Way::Born))).then_some(self.door.as_ref()).flatten();
+        match Early::new(stack, born) {
+            Ok(early) => self.early = Some(early),
+            Err(stack) => self.stack = Some(stack),
+        }
+    }
+
+    /// A child that was cloned already is of no use.
+    pub fn clone_late(&mut self) {
+        self.early = None;
+    }
+
+    /// Nothing comes of it: an early child is ended. Where it was to live is left to the caller.
+    pub fn give_up(self) -> Home {
+        self.home
     }
 }
 
@@ -223,7 +254,7 @@ pub fn start(
     own: &Own<'_>,
     mut fds: Vec<OwnedFd>,
     joins: Option<&[OwnedFd]>,
-    Ready { outcome, mut report, stack, door, home }: Ready,
+    Ready { outcome, mut report, stack, door, home, early }: Ready,
 ) -> Result<Started, (Stage, Errno)> {
     let at_clone = |errno| (Stage::Clone, errno);
     let targets = launch.asked.as_ref().map_or_else(Vec::new, |asked| numbers(&asked.fds));
@@ -232,18 +263,26 @@ pub fn start(
         report = aside(report, &targets)?;
     }
     let [stdin, stdout, stderr, cwd, more @ ..] = &fds[..] else { return Err((Stage::Fds, Errno::INVAL)) };
-    let stdio = [stdin, stdout, stderr].map(AsRawFd::as_raw_fd);
+    let files = [stdin, stdout, stderr, cwd].map(AsRawFd::as_raw_fd);
     let moves = more.iter().map(AsRawFd::as_raw_fd).zip(targets).collect();
     let way = home.as_ref().ok().map(|(_, way)| *way);
-    let reach = Reach::of(&launch);
-    let mut plan = Box::new(Plan::new(launch, own, stdio, moves, [cwd.as_raw_fd(), report.as_raw_fd()])?);
+    let (reach, plain) = (Reach::of(&launch), launch.asked.is_none() && joins.is_none());
+    let mut plan = Box::new(Plan::new(launch, own, files, moves, report.as_raw_fd())?);
     plan.joins.extend(joins.unwrap_or_default().iter().map(AsRawFd::as_raw_fd));
     plan.joins.extend(door.as_ref().filter(|_| way == Some(Way::Joins)).map(AsRawFd::as_raw_fd));
+    let mut lack = home.as_ref().err().copied().unwrap_or((Lack::Nothing, 0));
+    // One that was cloned before it was known what is asked for knows nothing but the plain way.
+    if let (Some(early), true) = (early, plain) {
+        let (pid, pidfd, memory) =
+            early.start(plan, [stdin, stdout, stderr, cwd]).map_err(|errno| (Stage::Fds, errno))?;
+        return Ok(Started { pid, pidfd, outcome, memory, lack });
+    }
+    let stack = stack.map_or_else(any_stack, Ok).map_err(at_clone)?;
     let mut procs = None;
     let mut cloned = None;
-    let mut lack = home.as_ref().err().copied().unwrap_or((Lack::Nothing, 0));
     if let (Some(Way::Born), Some(cgroup)) = (way, &door) {
-        match clone(&plan, &stack, Some(cgroup.as_fd())) {
+        // SAFETY: stack and plan are returned in `Memory`.
+        match unsafe { clone(child, std::ptr::from_ref(&*plan).cast(), &stack, Some(cgroup.as_fd())) } {
             Ok(born) => cloned = Some(born),
             // Not for want of a cgroup: without one it would fail as well.
             Err(errno @ (Errno::AGAIN | Errno::NOMEM)) => return Err(at_clone(errno)),
@@ -258,9 +297,11 @@ pub fn start(
     if lack.0 != Lack::Nothing && reach == Reach::ByCgroup {
         return Err((Stage::Reach, Errno::PERM));
     }
-    let (pid, pidfd) = cloned.map_or_else(|| clone(&plan, &stack, None), Ok).map_err(at_clone)?;
+    // SAFETY: as above.
+    let alone = || unsafe { clone(child, std::ptr::from_ref(&*plan).cast(), &stack, None) };
+    let (pid, pidfd) = cloned.map_or_else(alone, Ok).map_err(at_clone)?;
     drop(procs); // only now: the child has a copy
-    Ok(Started { pid, pidfd, outcome, memory: Memory { stack: Some(stack), plan }, lack })
+    Ok(Started { pid, pidfd, outcome, memory: Memory { stack: Some(stack), plan, _place: None }, lack })
 }
 
 /// By what a child can be ended once it is who it is to be.
@@ -302,7 +343,16 @@ fn aside(mut fd: OwnedFd, targets: &[i32]) -> Result<OwnedFd, (Stage, Errno)> {
     Ok(fd)
 }
 
-fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd), Errno> {
+/// # Safety
+///
+/// `argument` is what `entry` takes for a plan or a place, and is kept, as the stack is, until the child has exec'ed
+/// or ended.
+unsafe fn clone(
+    entry: raw::Entry,
+    argument: *const (),
+    stack: &Stack,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(i32, OwnedFd), Errno> {
     let (bottom, bytes) = stack.usable();
     let mut pidfd: i32 = -1;
     let arguments = CloneArgs {
@@ -313,18 +363,17 @@ fn clone(plan: &Plan, stack: &Stack, cgroup: Option<BorrowedFd<'_>>) -> Result<(
         stack_size: bytes,
         ..CloneArgs::default()
     };
-    let argument = std::ptr::from_ref(plan).cast();
     fault("clone")?;
     let pid = if let Some(cgroup) = cgroup {
         let arguments = arguments.into_cgroup(cgroup);
-        // SAFETY: stack and plan are returned in `Memory` and outlive the exec; `child` makes raw system calls only.
-        unsafe { raw::clone3(&arguments, child, argument) }?
+        // SAFETY: the caller's promise; both entries make raw system calls only.
+        unsafe { raw::clone3(&arguments, entry, argument) }?
     } else {
         // SAFETY: as above.
-        match unsafe { raw::clone3(&arguments, child, argument) } {
+        match unsafe { raw::clone3(&arguments, entry, argument) } {
             // Filters of containers that are older than it.
             // SAFETY: as above.
-            Err(Errno::NOSYS | Errno::PERM) => unsafe { raw::clone(&arguments, child, argument) }?,
+            Err(Errno::NOSYS | Errno::PERM) => unsafe { raw::clone(&arguments, entry, argument) }?,
             other => other?,
         }
     };
@@ -355,7 +404,12 @@ fn hang(at: Step) {
 extern "C" fn child(plan: *const ()) -> ! {
     // SAFETY: `start` passes its plan and keeps it until this process has exec'ed or ended.
     let plan = unsafe { &*plan.cast::<Plan>() };
-    let (stage, result) = match run(plan) {
+    serve(plan, Ok(plan.files))
+}
+
+/// `files`: its 0, 1 and 2 and its working directory.
+fn serve(plan: &Plan, files: Result<[i32; 4], (Stage, isize)>) -> ! {
+    let (stage, result) = match files.and_then(|files| run(plan, files)) {
         Err(failure) => failure,
         Ok(never) => match never {},
     };
@@ -373,7 +427,7 @@ enum Never {}
 /// In the order that each step needs: limits while they may still be raised,
 /// PDEATHSIG after anything that would clear it, signals last, so that nothing
 /// can interrupt before.
-fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
+fn run(plan: &Plan, [stdin, stdout, stderr, cwd]: [i32; 4]) -> Result<Never, (Stage, isize)> {
     for &join in &plan.joins {
         must(Stage::Cgroup, libc::SYS_write, [join as usize, c"0".as_ptr() as usize, 1, 0, 0])?;
     }
@@ -384,13 +438,13 @@ fn run(plan: &Plan) -> Result<Never, (Stage, isize)> {
     if let Some(privileges) = &plan.privileges {
         privileges.take_on()?;
     }
-    must(Stage::Chdir, libc::SYS_fchdir, [plan.cwd as usize, 0, 0, 0, 0])?;
+    must(Stage::Chdir, libc::SYS_fchdir, [cwd as usize, 0, 0, 0, 0])?;
     if plan.privileges.as_ref().is_some_and(|privileges| privileges.no_new_privs) {
         must(Stage::NoNewPrivs, libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0])?;
     }
     hang(Step::HangBeforePdeathsig);
-    die_with_keeper(plan)?;
-    place_descriptors(plan)?;
+    die_with_keeper(plan.keeper)?;
+    place_descriptors(plan, [stdin, stdout, stderr])?;
     default_signals()?;
     hang(Step::HangBeforeExec);
     Err(exec(plan))
@@ -429,14 +483,14 @@ fn lead(plan: &Plan) -> Result<(), (Stage, isize)> {
     Ok(())
 }
 
-fn place_descriptors(plan: &Plan) -> Result<(), (Stage, isize)> {
+fn place_descriptors(plan: &Plan, stdio: [i32; 3]) -> Result<(), (Stage, isize)> {
     // Everything of ours is close-on-exec from birth; this is for what a library may have left. Refused by old
     // kernels and by filters, which leaves us with the first half. Before the child's own stand among them.
     let cloexec = libc::CLOSE_RANGE_CLOEXEC as usize;
     if !sabotaged(Step::Descriptors) {
         let _ = must(Stage::Fds, libc::SYS_close_range, [3, u32::MAX as usize, cloexec, 0, 0]);
     }
-    for (number, &fd) in plan.stdio.iter().enumerate() {
+    for (number, &fd) in stdio.iter().enumerate() {
         // Never equal and never colliding: in a keeper 0, 1 and 2 are taken, so every source is above.
         must(Stage::Fds, libc::SYS_dup3, [fd as usize, number, 0, 0, 0])?;
     }
@@ -476,13 +530,13 @@ fn set_priorities(plan: &Plan) -> Result<(), (Stage, isize)> {
 
 /// Belt and braces: the guardian would find the child too. The second call is
 /// for a keeper that ended before the first one stood.
-fn die_with_keeper(plan: &Plan) -> Result<(), (Stage, isize)> {
+fn die_with_keeper(keeper: i32) -> Result<(), (Stage, isize)> {
     if sabotaged(Step::Pdeathsig) {
         return Ok(());
     }
     let (option, signal) = (libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize);
     must(Stage::Pdeathsig, libc::SYS_prctl, [option, signal, 0, 0, 0])?;
-    if must(Stage::Pdeathsig, libc::SYS_getppid, [0; 5])? != plan.keeper as usize {
+    if must(Stage::Pdeathsig, libc::SYS_getppid, [0; 5])? != keeper as usize {
         return Err((Stage::Pdeathsig, -(libc::ESRCH as isize)));
     }
     Ok(())

@@ -83,10 +83,8 @@ pub struct Keeper {
     pidfd: Option<OwnedFd>,
     /// Until the exec has succeeded or failed.
     starting: Option<(OwnedFd, Memory)>,
-    /// Until then it may also hold the child's oom_score_adj.
-    lent: bool,
     started: Instant,
-    /// When a child that lives long is worth the work of giving back what its launch took.
+    /// When a child that lives long is worth the work of taking back and giving back what its launch took.
     tidy: Option<Instant>,
     timeout: Option<Instant>,
     wait: Option<Wait>,
@@ -183,6 +181,12 @@ impl<'a> Prepared<'a> {
         }
     }
 
+    /// With a child that waits for its plan, where one could be cloned.
+    pub fn with_child(mut self) -> Self {
+        self.ready.clone_early();
+        self
+    }
+
     /// Whether it is for a start in a cgroup.
     pub fn cgroup(&self) -> bool {
         self.cgroup
@@ -190,7 +194,8 @@ impl<'a> Prepared<'a> {
 
     /// Nothing comes of it.
     pub fn undo(self) {
-        if let Ok((leaf, _)) = self.ready.home {
+        let home = self.ready.give_up();
+        if let Ok((leaf, _)) = home {
             leaf.end(Instant::now() + DEADLINE); // nobody was ever in it
         }
     }
@@ -244,6 +249,9 @@ impl Keeper {
         (Prepared { own, mut ready, .. }, lot): (Prepared, Lot),
         Links { port, leash, runtime, events }: Links,
     ) -> Result<Self, (OwnedFd, Stage, Errno)> {
+        if launch.plan.is_some() {
+            ready.clone_late(); // it lives in the usual cgroup
+        }
         let mut limited = match launch.plan.take().map(|plan| furnish(plan, lot, &mut ready, &port)) {
             None => None,
             Some(Ok(limited)) => Some(limited),
@@ -267,11 +275,11 @@ impl Keeper {
         let started = Instant::now();
         let lent = fault("oom-score").and_then(|()| oom::lend(launch.oom_score_adj));
         let lent = lent.map_err(|errno| (Stage::OomScoreAdj, errno));
-        let outcome = lent.and_then(|lent| Ok((lent, child::start(launch, &own, fds, joins, ready)?)));
-        let used = outcome.as_ref().is_ok_and(|(_, child)| child.lack.0 == Lack::Nothing);
+        let outcome = lent.and_then(|()| child::start(launch, &own, fds, joins, ready));
+        let used = outcome.as_ref().is_ok_and(|child| child.lack.0 == Lack::Nothing);
         let leaf = leaf.filter(|leaf| used || !leaf.end(Instant::now() + DEADLINE));
-        let (lent, child) = match outcome {
-            Ok(started) => started,
+        let child = match outcome {
+            Ok(child) => child,
             Err((stage, errno)) => {
                 limited.iter_mut().for_each(Limited::clear);
                 return Err((port, stage, errno));
@@ -293,7 +301,6 @@ impl Keeper {
             frozen: false,
             pidfd: Some(child.pidfd),
             starting: Some((child.outcome, child.memory)),
-            lent,
             started,
             tidy: Some(started + LONG_LIVED),
             timeout: timeout.map(|d| started + d),
@@ -323,6 +330,7 @@ impl Keeper {
                 self.tidy = None;
                 child::give_memory_back();
                 helper::give_memory_back();
+                oom::take_back();
             }
             // Looked at once: with the child ended and no other child there is nobody who could bring one.
             if self.wait.is_some() && self.starting.is_none() && self.is_alone() {
@@ -360,9 +368,11 @@ impl Keeper {
             Phase::Running => None,
             Phase::Flushing(at) | Phase::Ending(at) => Some(at),
         };
+        // Nothing is given back before the exec: a child that hangs there must not keep us spinning.
+        let tidy = self.tidy.filter(|_| self.starting.is_none());
         let oom = self.limited.as_ref().and_then(|limited| limited.oom_until);
         let oom = oom.map(|_| Instant::now() + Duration::from_millis(2));
-        let until = [self.timeout, self.tidy, phase, oom].into_iter().flatten().min();
+        let until = [self.timeout, tidy, phase, oom].into_iter().flatten().min();
         let memory = self.limited.as_ref().and_then(|limited| limited.rooms.oom.as_ref());
         let starting = self.starting.as_ref().map(|(fd, _)| fd);
         let sources: [Option<(BorrowedFd<'_>, PollFlags)>; 7] = [
@@ -465,9 +475,6 @@ impl Keeper {
             held: self.held(),
         });
         drop(memory);
-        if self.lent {
-            oom::take_back();
-        }
         if matches!(self.phase, Phase::Ending(_)) {
             self.first_signal(); // before the exec it was ignored, as helpers ignore it
         }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
 //! oom_score_adj is one value for all who share memory, the child before its
-//! exec included: a keeper lends it the runtime's and takes its own back after.
+//! exec included: a keeper lends it the runtime's. It takes its own back when it
+//! has been quiet for a moment, not for the time between two starts.
 
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
@@ -12,28 +13,38 @@ const FILE: &str = "/proc/self/oom_score_adj";
 /// What helpers ask for: among the last to be chosen, but not immune.
 const LOW: i32 = -900;
 
-/// What this helper has; keepers get it with the memory of their guardian.
+/// What helpers have; keepers get it with the memory of their guardian.
 static OWN: AtomicI32 = AtomicI32::new(0);
+
+/// What this helper has at this moment.
+static NOW: AtomicI32 = AtomicI32::new(0);
 
 /// Takes what helpers have where that is allowed: as a rule to root only.
 pub fn lower() {
     let _ = set(LOW); // refused without CAP_SYS_RESOURCE
-    OWN.store(current().unwrap_or(0), Ordering::Relaxed);
+    let own = current().unwrap_or(0);
+    OWN.store(own, Ordering::Relaxed);
+    NOW.store(own, Ordering::Relaxed);
 }
 
-/// After it has been lent. Who may not go as low as helpers should goes back to what it had.
+/// After it has been lent: a process may always go back to where it was started.
 pub fn take_back() {
-    let own = OWN.load(Ordering::Relaxed);
-    let _ = set(LOW).or_else(|_| set(own)); // a process may always go back to where it was started
-    OWN.store(current().unwrap_or(own), Ordering::Relaxed);
+    if is_lent() && set(OWN.load(Ordering::Relaxed)).is_ok() {
+        NOW.store(OWN.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
-/// Sets the child's value, true where ours is another.
-pub fn lend(value: i32) -> Result<bool, Errno> {
-    if OWN.load(Ordering::Relaxed) == value {
-        return Ok(false);
+/// Takes the child's value.
+pub fn lend(value: i32) -> Result<(), Errno> {
+    if NOW.load(Ordering::Relaxed) != value {
+        set(value)?;
+        NOW.store(value, Ordering::Relaxed);
     }
-    set(value).map(|()| true)
+    Ok(())
+}
+
+pub fn is_lent() -> bool {
+    NOW.load(Ordering::Relaxed) != OWN.load(Ordering::Relaxed)
 }
 
 fn current() -> Option<i32> {

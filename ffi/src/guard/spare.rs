@@ -8,6 +8,7 @@
 //! guardian.
 
 use crate::guard::keeper::{poll, said, Keeper, Links, Prepared};
+use crate::guard::oom;
 use crate::guard::rooms::Lot;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
@@ -120,6 +121,8 @@ struct Waiting<'a, 'b> {
     prepared: Option<Prepared<'a>>,
     /// When a record was announced that has not begun to come.
     since: Option<Instant>,
+    /// When what was lent to the last child is taken back, should there be no other before.
+    quiet: Option<Instant>,
 }
 
 impl<'a> Waiting<'a, '_> {
@@ -130,10 +133,13 @@ impl<'a> Waiting<'a, '_> {
             return Ok(true);
         }
         let mut waiting = [port, leash, runtime].map(|fd| PollFd::new(fd, PollFlags::IN));
-        poll(&mut waiting, self.since.map(|since| since + PATIENCE))?;
+        poll(&mut waiting, self.since.map(|since| since + PATIENCE).or(self.quiet))?;
         let [asked, guardian, owner] = &waiting;
         if !said(asked) && self.since.take_if(|since| since.elapsed() >= PATIENCE).is_some() {
             self.prepared.take().into_iter().for_each(Prepared::undo); // there is no such program, or no permission
+        }
+        if self.quiet.take_if(|at| *at <= Instant::now()).is_some() {
+            oom::take_back();
         }
         let left = said(guardian) && !sabotaged(Step::Leash);
         Ok(!left && !said(owner))
@@ -146,7 +152,8 @@ impl<'a> Waiting<'a, '_> {
         }
         self.keep_fitting(cgroup);
         if self.prepared.is_none() {
-            self.prepared = self.seat.prepare(cgroup).ok(); // what fails now fails again, and is told then
+            self.prepared = self.seat.prepare(cgroup).ok().map(Prepared::with_child);
+            // what fails now fails again, and is told then
         }
         self.since = Some(Instant::now());
     }
@@ -182,7 +189,8 @@ impl Drop for Waiting<'_, '_> {
 /// directory and its other descriptors, and with what could be prepared for it.
 fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, Errno> {
     let (assembler, fds) = (Assembler::default(), Vec::new());
-    let mut waiting = Waiting { seat, assembler, fds, prepared: None, since: None };
+    let quiet = oom::is_lent().then(|| Instant::now() + PATIENCE);
+    let mut waiting = Waiting { seat, assembler, fds, prepared: None, since: None, quiet };
     let mut buffer = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
     while waiting.rest(links)? {
         let packet = match socket::receive(&links.port, &mut buffer[..]) {

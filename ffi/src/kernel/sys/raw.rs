@@ -65,7 +65,8 @@ impl CloneArgs {
     }
 }
 
-type Entry = extern "C" fn(*const ()) -> !;
+/// Where a child begins.
+pub type Entry = extern "C" fn(*const ()) -> !;
 
 /// Clones a child that runs `entry(argument)`, on the stack that `arguments`
 /// names where it shares this process's memory. Returns its pid, in the parent

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+
+/**
+ * A child is cloned while its launch record is being made. Where nothing comes
+ * of that start it goes, and it goes with its keeper, whoever kills that.
+ */
+
+import { assertEquals } from "@std/assert";
+import {
+  alive,
+  assert,
+  children,
+  gone,
+  helpers,
+  identities,
+  type Identity,
+  test,
+  until,
+} from "./helpers.ts";
+import { Host, USERS } from "./host_process.ts";
+
+/** Is refused a start each time that it is told to. */
+const REFUSED = `
+await (await open("cat")).close();
+say("ready");
+while (await hear() !== null) {
+  const error = await open("true").then(() => null, (error) => error);
+  say("refused", error?.name);
+}
+`;
+
+/** A child that waits for a plan which it will not get, its keeper before it. It is there for a moment only. */
+async function early(host: Host): Promise<Identity[]> {
+  const { guardian } = helpers(host.pid);
+  return await until(async () => {
+    await host.tell("go\n");
+    assertEquals(await host.next("refused"), ["PermissionError"]);
+    const pairs = children(guardian).map((keeper) => [keeper, ...children(keeper)]);
+    const ids = identities(pairs.find((pair) => pair.length > 1) ?? []).filter(alive);
+    return ids.length > 1 && ids;
+  }, { what: "a child before its plan" });
+}
+
+for (const user of USERS) {
+  const allow = ["--allow-read", "--allow-ffi", "--allow-env", "--allow-sys", "--allow-run=cat"];
+
+  test(`as ${user.name}: a start that is refused leaves no child that was cloned for it`, async () => {
+    await using host = Host.start(REFUSED, { user, allow });
+    await host.next("ready");
+    const [keeper, ...ids] = await early(host);
+    await gone(ids);
+    assert(keeper !== undefined && alive(keeper));
+  });
+
+  test(`as ${user.name}: it ends with its keeper, and with the runtime`, async () => {
+    await using host = Host.start(REFUSED, { user, allow });
+    await host.next("ready");
+    const guardian = identities([helpers(host.pid).guardian]);
+    const first = await early(host);
+    Deno.kill(first[0]?.pid ?? 0, "SIGKILL");
+    await gone(first);
+    const second = await early(host);
+    host.kill();
+    await gone([...second, ...guardian]);
+  });
+}
