@@ -19,6 +19,8 @@
  */
 
 export {
+  addressOf,
+  type AdoptOptions,
   type CloseOptions,
   type FdStreams,
   type KillOptions,
@@ -48,6 +50,7 @@ export {
   type StopOptions,
   whereis,
 } from "./src/server.ts";
+export type { PortTicket } from "./src/ticket.ts";
 export { cmd, type CommandOptions, type CommandResult, type Input } from "./src/command.ts";
 export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/mailbox.ts";
 export { Cgroups } from "./src/cgroup.ts";

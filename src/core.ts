@@ -154,6 +154,17 @@ export interface Core {
   report(port: Handle): Report;
   /** Gives the handle up. A port that is not done is ended as by its owner's end. Idempotent. */
   release(port: Handle): void;
+  /**
+   * Takes the port from this isolate: its handle is stale here, and another
+   * isolate gets it for what is returned. Until then it ends with this one.
+   */
+  offer(port: Handle): Uint8Array;
+  /**
+   * Takes over a port that another isolate has offered.
+   *
+   * @returns 0, or a negative errno (-9 EBADF: no such offer, -18 EXDEV: of another copy of the library).
+   */
+  adopt(port: Handle, key: Uint8Array, events: PortEvents): number;
   /** One more reason for the event loop to stay alive. */
   ref(): void;
   /** One less. */

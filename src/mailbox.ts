@@ -77,9 +77,10 @@ interface Queued {
  * ```
  */
 export class Mailbox {
-  readonly #queue: Queued[] = [];
+  #queue: Queued[] = [];
   readonly #waiters: Set<Waiter> = new Set();
   readonly #members: Set<Member> = new Set();
+  readonly #atEnd: (() => void)[] = [];
   #disposed: Promise<void> | null = null;
 
   /** True once it has been disposed. */
@@ -162,6 +163,13 @@ export class Mailbox {
     this.#queue.push({ message, consumed });
   }
 
+  /** Takes out what a port has said and nobody has received. */
+  withdraw(port: Port): Message[] {
+    const its = this.#queue.filter(({ message }) => message.port === port);
+    this.#queue = this.#queue.filter(({ message }) => message.port !== port);
+    return its.map(({ message }) => message);
+  }
+
   /** A port that this mailbox owns from now on. */
   join(member: Member): void {
     this.#members.add(member);
@@ -211,7 +219,13 @@ export class Mailbox {
     return this.#disposed;
   }
 
+  /** Calls `what` when it is disposed. */
+  atEnd(what: () => void): void {
+    this.#atEnd.push(what);
+  }
+
   async #dispose(): Promise<void> {
+    for (const what of this.#atEnd.splice(0)) what();
     const ends = [...this.#members].map((member) => member.end("owner"));
     for (const { consumed } of this.#queue.splice(0)) consumed();
     const results = await Promise.allSettled(ends);

@@ -27,6 +27,7 @@ export class Pump {
   /** Who waits for room, the longest first: so a flood of one lets the other progress. */
   #queue: (() => void)[] = [];
   #stuck = 0;
+  readonly #started: Set<Output> = new Set();
 
   constructor(outputs: readonly Output[], window: number, sink: Sink) {
     this.#outputs = outputs;
@@ -40,13 +41,21 @@ export class Pump {
     return this.#stuck > 0 && this.#free === 0 && open > 0;
   }
 
-  /** Claims what nobody has claimed, and starts. */
+  /** Claims what nobody else has claimed, and starts. */
   start(): void {
     for (const output of this.#outputs) {
-      if (output.claimedBy !== null) continue;
+      const { claimedBy } = output;
+      if (this.#started.has(output) || (claimedBy !== null && claimedBy !== "messages")) continue;
+      this.#started.add(output);
       output.claim("messages");
       void this.#run(output);
     }
+  }
+
+  /** A message that was delivered in another isolate, and came along: it fills the window as it did there. */
+  again(type: "data" | "error", data: Uint8Array<ArrayBuffer>): void {
+    for (const output of this.#outputs) if (output.claimedBy === null) output.claim("messages");
+    this.#deliver(type, data);
   }
 
   async #run(output: Output): Promise<void> {

@@ -27,6 +27,8 @@ import {
   type SignalName,
   signalNumber,
 } from "./status.ts";
+import { answerAt, closeAt, sendTo } from "./address.ts";
+import { movedOf, type PortTicket, ticketOf } from "./ticket.ts";
 import { concat, deferred, gather, type Room } from "./streams.ts";
 
 /** How {@link Port.close} ends the tree. */
@@ -54,6 +56,14 @@ export interface KillOptions {
   scope?: "child" | "group" | "tree";
 }
 
+/** Who gets a port that {@link Port.adopt} takes over. */
+export interface AdoptOptions {
+  /** The `Mailbox` that receives its messages; default: one of its own. */
+  owner?: Mailbox;
+  /** Ends the tree when it aborts. */
+  signal?: AbortSignal;
+}
+
 const secret: unique symbol = Symbol("port");
 
 /** What stands under a port, for those who build on it in here. */
@@ -76,7 +86,7 @@ export let processOf: (port: Port) => Process;
  * ```
  */
 export class Port {
-  readonly #process: Process;
+  #process: Process;
   readonly #mailbox: Mailbox;
   readonly #iterable: boolean;
   #stdin: WritableStream<Uint8Array> | null = null;
@@ -297,9 +307,18 @@ export class Port {
    *
    * @throws {TypeError} while one of its streams is claimed.
    */
-  // deno-lint-ignore require-await -- refusals are rejections
-  async connect(owner: Mailbox): Promise<Port> {
+  connect(owner: Mailbox): Promise<Port>;
+  /**
+   * Gives the port to a mailbox in another Worker, by its address
+   * ({@link addressOf}). Resolves when it is there; where it is refused, it stays.
+   *
+   * @throws {ClosedError} (EREFUSED) where that mailbox is gone, or does not answer within 10 s.
+   * @throws {TypeError} as {@link Port.transfer}.
+   */
+  connect(owner: MessagePort): Promise<void>;
+  async connect(owner: Mailbox | MessagePort): Promise<Port | void> {
     this.#mustOwn("connect");
+    if (owner instanceof MessagePort) return await this.#connectTo(owner);
     const what = "Cannot connect the port";
     if (!(owner instanceof Mailbox)) {
       throw typeError(what, "the new owner is not a Mailbox", "pass a Mailbox");
@@ -316,6 +335,78 @@ export class Port {
     const port = new Port(secret, this.#process, owner, false);
     this.#process.sender = port;
     this.#process.moveTo(owner);
+    return port;
+  }
+
+  async #connectTo(address: MessagePort): Promise<void> {
+    const ticket = this.transfer();
+    const refused = await sendTo(address, ticket);
+    if (refused === null) {
+      return this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
+    }
+    this.#takeBack(ticket);
+    throw new ClosedError({
+      what: `Cannot connect ${this.#process.subject}`,
+      why: refused,
+      code: "EREFUSED",
+      mend: "use the address of a mailbox that is alive",
+      op: "connect",
+      subject: this.#process.subject,
+    });
+  }
+
+  /** Nobody wanted it: it is here as before. */
+  #takeBack(ticket: PortTicket): void {
+    const moved = movedOf(ticket);
+    const { core } = this.#process;
+    this.#process = new Process(core, moved.spec, this.#mailbox, moved);
+    this.#process.sender = this;
+    this.#revoked = false;
+    this.#process.arrive(moved.messages);
+  }
+
+  /**
+   * Takes the port out of this Worker: the ticket goes through `postMessage`
+   * to any other of this process, where {@link Port.adopt} makes a port of it,
+   * once. Streams, window, messages that nobody has received, and its lifetime
+   * go along; an `AbortSignal` stays behind. This handle is revoked, and its
+   * `status` and `drained` reject. Until it is adopted it ends with this Worker.
+   *
+   * @throws {TypeError} while its streams are read, or something that was sent to it is on its way.
+   * @throws {ClosedError} where it is ending, or is not this handle's any more.
+   */
+  transfer(): PortTicket {
+    this.#mustOwn("transfer");
+    const ticket = ticketOf(this.#process.leave());
+    this.#revoked = true;
+    return ticket;
+  }
+
+  /**
+   * The port of a ticket from {@link Port.transfer}.
+   *
+   * @throws {ClosedError} where it was used or its sender has ended (EBADF), or it is of another copy of this
+   * package (EXDEV).
+   * @throws {TypeError} for what is no ticket.
+   */
+  static adopt(ticket: PortTicket, options: AdoptOptions = {}, core?: Core): Port {
+    const moved = movedOf(ticket);
+    const { owner = null, signal = null } = options;
+    if (owner !== null && !(owner instanceof Mailbox)) {
+      throw typeError(
+        "Cannot adopt a port",
+        "owner is not a Mailbox",
+        "pass a Mailbox, or nothing",
+      );
+    }
+    if (owner?.disposed) throw disposed("adopt");
+    signal?.throwIfAborted();
+    const mailbox = owner ?? new Mailbox();
+    const process = new Process(core ?? nativeCore(), moved.spec, mailbox, moved);
+    const port = new Port(secret, process, mailbox, owner === null);
+    process.sender = port;
+    watchAbort(process, signal);
+    process.arrive(moved.messages);
     return port;
   }
 
@@ -671,6 +762,25 @@ function watchAbort(process: Process, signal: AbortSignal | null): () => boolean
   const forget = () => signal.removeEventListener("abort", abort);
   Promise.race([process.status, process.running.then(() => process.status)]).then(forget, forget);
   return () => signal.aborted;
+}
+
+/**
+ * The address of a mailbox, for ports in other Workers: put it into a message
+ * and into that message's list of what is transferred. It serves until the
+ * mailbox is disposed or either side calls `close()`, and keeps this Worker's
+ * event loop alive until then.
+ *
+ * @param onPort is told of each port that has come.
+ */
+export function addressOf(mailbox: Mailbox, onPort: (port: Port) => void = () => {}): MessagePort {
+  if (mailbox.disposed) throw disposed("have an address");
+  const { port1, port2 } = new MessageChannel();
+  answerAt(port1, (ticket) => {
+    const port = Port.adopt(ticket, { owner: mailbox });
+    queueMicrotask(() => onPort(port)); // it has come, whatever that throws
+  });
+  mailbox.atEnd(() => closeAt(port1));
+  return port2;
 }
 
 /** The next `open` starts a new guardian, with what the runtime is then allowed: for programs that restricted themselves by Landlock, which cannot be read back. */

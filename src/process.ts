@@ -17,11 +17,13 @@ import {
   errnoSentence,
   quote,
   SurvivorsError,
+  typeError,
 } from "./errors.ts";
-import type { Mailbox, Member } from "./mailbox.ts";
+import type { Mailbox, Member, Message } from "./mailbox.ts";
 import { Pump } from "./messages.ts";
 import type { Spec } from "./options.ts";
 import type { Port } from "./port.ts";
+import { foreign, type Moved, type MovedMessage, used } from "./ticket.ts";
 import { startError } from "./start_errors.ts";
 import { type Cause, type ExitStatus, exitStatus } from "./status.ts";
 import { type Deferred, deferred, Input, Output, type Source } from "./streams.ts";
@@ -35,6 +37,17 @@ const NO_FDS: Process["fds"] = new Map();
 
 /** What a terminal's line discipline takes for the end of the input, at the beginning of a line (termios(3)). */
 const VEOF = Uint8Array.of(4);
+
+/** @throws {ClosedError} for a ticket that is none, or none any more. */
+function taken(core: Core, { handle, key }: Moved, events: PortEvents): Handle {
+  const result = core.adopt(handle, key, events);
+  if (result === 0) return handle;
+  throw errnoName(-result) === "EXDEV" ? foreign() : used();
+}
+
+function isData(message: Message): message is Message & MovedMessage {
+  return message.type === "data" || message.type === "error";
+}
 
 /** The life of one child. */
 export class Process implements PortEvents, Source, Member {
@@ -59,6 +72,8 @@ export class Process implements PortEvents, Source, Member {
   readonly drained: Promise<{ truncated: boolean }>;
   readonly #running: Deferred<void> = deferred();
   readonly #status: Deferred<ExitStatus> = deferred();
+  /** Rejects when it has gone to another isolate. */
+  readonly #left: Deferred<never> = deferred();
   readonly #pump: Pump;
   #report: Report | null = null;
   /** `done` was told. A report can say so before: it shows the state now, and its event is still on its way. */
@@ -67,13 +82,16 @@ export class Process implements PortEvents, Source, Member {
   #closing: Promise<void> | null = null;
   #ending = false;
   #over = false;
+  /** How many signals and the like are not answered yet. */
+  #asking = 0;
   #wanted = true;
   #holding = false;
   #mailbox: Mailbox;
   /** The handle that owns it now; messages carry it. */
   sender!: Port;
 
-  constructor(core: Core, spec: Spec, mailbox: Mailbox) {
+  /** Starts it, or takes over one that was `moved` here. */
+  constructor(core: Core, spec: Spec, mailbox: Mailbox, moved: Moved | null = null) {
     this.core = core;
     this.spec = spec;
     this.subject = quote(spec.command);
@@ -81,7 +99,7 @@ export class Process implements PortEvents, Source, Member {
     this.#mailbox = mailbox;
     this.running = this.#running.promise;
     this.status = this.#status.promise;
-    this.handle = core.spawn(spec, this);
+    this.handle = moved === null ? core.spawn(spec, this) : taken(core, moved, this);
     const piped = (n: StreamNumber) => spec.stdio[n] === "piped";
     this.stdin = new Input(this, piped(0), { sign: spec.pty === null ? null : VEOF });
     this.stdout = new Output(this, 1, piped(1));
@@ -96,11 +114,13 @@ export class Process implements PortEvents, Source, Member {
       blocked: () => this.#mailbox.review(),
     });
     const ends = this.outputs.map((output) => output.ended);
-    this.drained = Promise.all([this.status, ...ends]).then(
+    const drained = Promise.all([this.status, ...ends]).then(
       ([, ...lost]) => ({ truncated: lost.includes(true) || this.report.discarded }),
     );
+    this.drained = Promise.race([drained, this.#left.promise]);
     this.drained.catch(() => {});
     this.#keepAlive();
+    if (moved !== null) this.#restore(moved);
     for (const output of this.outputs) void output.ended.then(() => this.#settled());
   }
 
@@ -147,6 +167,7 @@ export class Process implements PortEvents, Source, Member {
   }
 
   done(report: Report): void {
+    if (this.#done) return; // one that moved may hear of it in both ways
     this.#report = report;
     this.#done = true;
     for (const input of this.#inputs) input.abandon("the program has ended");
@@ -234,14 +255,77 @@ export class Process implements PortEvents, Source, Member {
     mailbox.join(this);
   }
 
+  #restore({ outputs, inputs }: Moved): void {
+    this.#report = this.core.report(this.handle);
+    this.#running.resolve();
+    this.outputs.forEach((output, at) => outputs[at] && output.restore(outputs[at]));
+    this.#inputs.forEach((input, at) => input.restore(inputs[at] ?? null));
+  }
+
+  /** What came along is told, and what happened meanwhile. */
+  arrive(messages: readonly MovedMessage[]): void {
+    for (const { type, data } of messages) this.#pump.again(type, data);
+    this.#mailbox.join(this);
+    void this.farewell();
+    const report = this.core.report(this.handle);
+    if (report.done) this.done(report);
+  }
+
+  /**
+   * Leaves this isolate, with everything that is known of it here.
+   *
+   * @throws {TypeError} while somebody reads its streams, writes to it or signals it.
+   * @throws {ClosedError} where it is ending, or has ended.
+   */
+  leave(): Moved {
+    if (this.#over || this.#ending) throw this.#cannotUse("it is ending, or has ended");
+    const what = `Cannot transfer the port of ${this.subject}`;
+    for (const { claimedBy, name } of this.outputs) {
+      if (claimedBy === null || claimedBy === "messages") continue;
+      throw typeError(what, `${name} is read by ${claimedBy}`, "do it before its streams are read");
+    }
+    if (this.#alarmed.size > 0) {
+      throw typeError(what, "its events are listened to", "end that first");
+    }
+    if (this.#asking > 0 || this.#inputs.some(({ busy }) => busy)) {
+      throw typeError(what, "something is on its way to it", "await what was sent to it first");
+    }
+    this.#report = this.report;
+    const key = this.core.offer(this.handle);
+    const messages = this.#mailbox.withdraw(this.sender).filter(isData);
+    const outputs = this.outputs.map((output) => output.move());
+    const inputs = this.#inputs.map((input) => input.move());
+    this.#pump.stop();
+    this.#over = true;
+    this.#letGo();
+    this.#mailbox.leave(this);
+    const error = this.#cannotUse("it has gone to another Worker");
+    this.#status.reject(error);
+    this.#left.reject(error);
+    const { handle, spec } = this;
+    return { handle, key, spec, outputs, inputs, messages };
+  }
+
+  #cannotUse(why: string): ClosedError {
+    return new ClosedError({
+      what: `Cannot use the port of ${this.subject}`,
+      why,
+      code: "ECLOSED",
+      mend: "use it where it is",
+      op: "transfer",
+      subject: this.subject,
+    });
+  }
+
   get mailbox(): Mailbox {
     return this.#mailbox;
   }
 
   /** The last words: `exit` after all data, and `closed` where somebody closed. */
   async farewell(): Promise<void> {
-    const status = await this.status;
-    const { truncated } = await this.drained;
+    const last = await Promise.all([this.status, this.drained]).catch(() => null);
+    if (last === null) return; // it says that where it is
+    const [status, { truncated }] = last;
     const nothing = () => {};
     const whole = { ...status, truncated };
     this.#mailbox.deliver(
@@ -297,13 +381,23 @@ export class Process implements PortEvents, Source, Member {
   }
 
   async kill(signal: number, scope: Scope): Promise<void> {
-    const result = this.#done ? -ESRCH : await this.core.signal(this.handle, signal, scope);
+    const result = await this.#asked(() => this.core.signal(this.handle, signal, scope));
     if (result !== 0) throw this.gone("signal", "kill", -result);
+  }
+
+  /** What the keeper answers; one that is asked stays where it is until then. */
+  async #asked(ask: () => Promise<number>): Promise<number> {
+    this.#asking++;
+    try {
+      return this.#done ? -ESRCH : await ask();
+    } finally {
+      this.#asking--;
+    }
   }
 
   /** Stops the whole tree, or lets it go on. */
   async freeze(on: boolean): Promise<void> {
-    const result = this.#done ? -ESRCH : await this.core.freeze(this.handle, on);
+    const result = await this.#asked(() => this.core.freeze(this.handle, on));
     if (result === 0) return;
     const op = on ? "freeze" : "thaw";
     if (result === -ESRCH) throw this.gone(op, op, -result);

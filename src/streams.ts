@@ -60,6 +60,14 @@ export function scratch(): Uint8Array<ArrayBuffer> {
   return shared ??= new Uint8Array(CHUNK);
 }
 
+/** What goes along when an output moves to another isolate. */
+export interface MovedOutput {
+  open: boolean;
+  dry: boolean;
+  truncated: boolean;
+  held: Uint8Array | null;
+}
+
 /** One of the child's outputs. One consumer at a time reads it. */
 export class Output {
   readonly number: StreamNumber;
@@ -83,6 +91,7 @@ export class Output {
   #pulling = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #expired = false;
+  #truncated = false;
   readonly #share = new Share();
 
   constructor(
@@ -252,6 +261,28 @@ export class Output {
     this.onReady();
   }
 
+  /** Leaves it to another isolate: nothing comes here any more. Whoever waits for it goes on and finds that out. */
+  move(): MovedOutput {
+    const moved = {
+      open: this.#open,
+      dry: this.#dry,
+      truncated: this.#truncated,
+      held: this.#held,
+    };
+    this.#held = null;
+    this.#open = false;
+    this.#stopDrain();
+    this.onReady();
+    return moved;
+  }
+
+  /** Goes on where it stopped in another isolate. */
+  restore({ open, dry, truncated, held }: MovedOutput): void {
+    this.#dry = dry;
+    this.#held = held;
+    if (!open && this.#open) this.#finish(truncated);
+  }
+
   /** The consumer is not interested any more. */
   cancel(): void {
     this.#source.core.shut(this.#source.handle, this.number);
@@ -309,6 +340,7 @@ export class Output {
 
   #finish(truncated: boolean): 0 {
     this.#open = false;
+    this.#truncated = truncated;
     this.#stopDrain();
     this.#end.resolve(truncated);
     return 0;
@@ -420,6 +452,8 @@ export class Input {
   readonly number: StreamNumber;
   readonly name: string;
   #last: Promise<unknown> = Promise.resolve();
+  /** How many writes, and ends behind them, are not done. */
+  #waiting = 0;
   #ready: Deferred<void> | null = null;
   /** Why nothing can be written any more. */
   #over: string | null = null;
@@ -442,27 +476,32 @@ export class Input {
 
   /** Resolves when the kernel has taken all of `bytes`. */
   write(bytes: Uint8Array): Promise<void> {
+    this.#waiting++;
     const written = this.#last.then(() => this.#write(bytes));
     this.#last = written.catch(() => {});
     return written;
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
-    let rest = bytes;
-    while (rest.length > 0) {
-      if (this.#over !== null) throw this.#closed(this.#over, rest);
-      const took = this.#share.spent
-        ? EAGAIN
-        : this.#source.core.write(this.#source.handle, this.number, rest);
-      if (took === EPIPE) throw this.#broken(rest);
-      if (took < 0 && took !== EAGAIN) {
-        throw new Error(`write: ${errnoSentence(-took)} (${errnoName(-took)})`);
+    try {
+      let rest = bytes;
+      while (rest.length > 0) {
+        if (this.#over !== null) throw this.#closed(this.#over, rest);
+        const took = this.#share.spent
+          ? EAGAIN
+          : this.#source.core.write(this.#source.handle, this.number, rest);
+        if (took === EPIPE) throw this.#broken(rest);
+        if (took < 0 && took !== EAGAIN) {
+          throw new Error(`write: ${errnoSentence(-took)} (${errnoName(-took)})`);
+        }
+        if (took === EAGAIN) await this.#room();
+        else {
+          this.#share.use(took);
+          rest = rest.subarray(took);
+        }
       }
-      if (took === EAGAIN) await this.#room();
-      else {
-        this.#share.use(took);
-        rest = rest.subarray(took);
-      }
+    } finally {
+      this.#waiting--;
     }
   }
 
@@ -514,9 +553,11 @@ export class Input {
   /** Half-close, once everything before has been written. */
   end(): Promise<void> {
     const sign = this.#sign;
+    this.#waiting++;
     const ended = this.#last.then(() => {
-      if (sign === null) return this.abandon("it is closed");
-      return this.#over === null ? this.#write(sign) : undefined;
+      if (sign !== null && this.#over === null) return this.#write(sign); // which counts down
+      this.#waiting--;
+      if (sign === null) this.abandon("it is closed");
     });
     this.#last = ended;
     return ended;
@@ -533,6 +574,23 @@ export class Input {
     nextTurn();
     this.#ready?.resolve();
     this.#ready = null;
+  }
+
+  /** Something is still to be written, or closed behind that. */
+  get busy(): boolean {
+    return this.#waiting > 0;
+  }
+
+  /** Leaves it to another isolate. Why it was over before; null where it was not. */
+  move(): string | null {
+    const over = this.#over;
+    this.#over ??= "it has gone to another Worker";
+    return over;
+  }
+
+  /** Goes on where it stopped in another isolate. */
+  restore(over: string | null): void {
+    this.#over = over;
   }
 
   /**

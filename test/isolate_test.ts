@@ -76,6 +76,12 @@ class FakeDoor implements Door {
   ps_cgroup_write = () => this.result.ps_cgroup_write ?? 0;
   ps_close = () => this.result.ps_close ?? 0;
   ps_release = (_env: number, port: number) => this.released.push(port) * 0;
+  ps_offer(): number {
+    return -9;
+  }
+  ps_adopt(): number {
+    return -9;
+  }
   ps_reset = () => this.result.ps_reset ?? 0;
 
   #filled(out: Uint8Array, bytes: ArrayLike<number>): number {

@@ -34,7 +34,7 @@ import {
 
 /** Notes its start and its end in the file $0, as $1. */
 const NOTE = `echo "start $1" >> "$0"; trap 'echo "stop $1" >> "$0"; exit 0' TERM; echo ready;
-sleep 1000 & wait`;
+while :; do sleep 1000 >&- 2>&- & wait; done`;
 
 /** A program that notes what becomes of it, ready when it has noted its start. */
 function noting(scratch: Scratch, id: string, more: Partial<ProgramSpec> = {}): ProgramSpec {
@@ -426,7 +426,7 @@ test("what a program says at its end is logged as well", async () => {
   const lines: string[] = [];
   // The shell alone says it: whatever it started then would be ended as well.
   const farewell = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; echo bye; exit 0";
-  const script = `trap '${farewell}' TERM; echo up; sleep 1000 & wait`;
+  const script = `trap '${farewell}' TERM; echo up; while :; do sleep 1000 >&- 2>&- & wait; done`;
   const supervisor = await start({
     children: [{ id: "a", command: "sh", args: ["-c", script], waitFor: { line: /up/ } }],
     log: ({ stream, text }) => stream === "stdout" && lines.push(text),

@@ -20,7 +20,7 @@ import type { TooMuch } from "../start_errors.ts";
 import type { Cause, Ending, Guards, Lack } from "../status.ts";
 
 /** The one number that this code and the native library must agree on. */
-export const ABI: number = 5;
+export const ABI: number = 6;
 
 /** The raw calls of docs/abi.md. A result below zero is an error number. */
 export interface Door {
@@ -51,6 +51,8 @@ export interface Door {
   ps_cgroup_write(path: Uint8Array, value: Uint8Array, check: number): number;
   ps_close(env: number, port: number, cause: number, graceMs: number, deadlineMs: number): number;
   ps_release(env: number, port: number): number;
+  ps_offer(env: number, port: number, out: Uint8Array): number;
+  ps_adopt(env: number, port: number, key: Uint8Array): number;
   ps_reset(env: number): number;
 }
 

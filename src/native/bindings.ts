@@ -19,6 +19,16 @@ export function load(path: string): void {
       result: 'u32',
       nonblocking: false
     },
+    ps_adopt: {
+      parameters: [
+        'u32',
+        'i32',
+        'buffer',
+        'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
     ps_answer: {
       parameters: [
         'u32',
@@ -107,6 +117,16 @@ export function load(path: string): void {
       nonblocking: false
     },
     ps_leaves: {
+      parameters: [
+        'u32',
+        'i32',
+        'buffer',
+        'usize',
+      ],
+      result: 'i32',
+      nonblocking: false
+    },
+    ps_offer: {
       parameters: [
         'u32',
         'i32',
@@ -257,6 +277,19 @@ export function ps_abi_version(): number {
   return symbols.ps_abi_version()
 }
 
+export function ps_adopt(
+  arg0: number,
+  arg1: number,
+  arg2: Uint8Array,
+): number {
+  return symbols.ps_adopt(
+    arg0,
+    arg1,
+    arg2,
+    arg2.byteLength,
+  )
+}
+
 export function ps_answer(
   arg0: number,
   arg1: number,
@@ -376,6 +409,19 @@ export function ps_leaves(
   arg2: Uint8Array,
 ): number {
   return symbols.ps_leaves(
+    arg0,
+    arg1,
+    arg2,
+    arg2.byteLength,
+  )
+}
+
+export function ps_offer(
+  arg0: number,
+  arg1: number,
+  arg2: Uint8Array,
+): number {
+  return symbols.ps_offer(
     arg0,
     arg1,
     arg2,

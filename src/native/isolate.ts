@@ -223,6 +223,20 @@ export class Isolate implements Core {
     doneOrGone("release", this.#door.ps_release(this.#env, port));
   }
 
+  offer(port: Handle): Uint8Array {
+    const length = done("offer", this.#door.ps_offer(this.#env, port, this.#report));
+    this.#ports.delete(port);
+    return this.#report.slice(0, length);
+  }
+
+  adopt(port: Handle, key: Uint8Array, events: PortEvents): number {
+    // Neither door takes an empty buffer, and no key is empty.
+    const result = key.length === 0 ? -EBADF : this.#door.ps_adopt(this.#env, port, key);
+    if (result < 0) return unpanicked("adopt", result);
+    this.#ports.set(port, { events, answers: [] });
+    return 0;
+  }
+
   ref(): void {
     if (this.#references++ === 0) this.#door.ps_env_ref(this.#env, 1);
   }

@@ -37,7 +37,10 @@ switch (kind) {
     const child = (id) => ({
       id,
       command: "sh",
-      args: ["-c", `trap 'echo stop ${id}; exit 0' TERM; echo ready; sleep 1000 & wait`],
+      args: [
+        "-c",
+        `trap 'echo stop ${id}; exit 0' TERM; echo ready; while :; do sleep 1000 >&- 2>&- & wait; done`,
+      ],
       waitFor: { line: /^ready$/ },
       shutdown: 2 ** 31 - 1,
     });

@@ -4,6 +4,7 @@
 // A Worker of this runtime's own kind: the web's in Deno and Bun, node's in Node.
 
 const SCRIPT = new URL("worker.mjs", import.meta.url);
+const MOVER = new URL("mover.mjs", import.meta.url);
 
 /** Starts a Worker with `task` and waits for the pids of its trees. */
 export async function startWorker(task) {
@@ -31,4 +32,24 @@ async function nodeWorker() {
     worker.once("message", resolve).once("error", reject)
   );
   return { worker, told };
+}
+
+/** A Worker that is told what to do with ports (mover.mjs), one thing after the other. */
+export async function startMover(module) {
+  const web = "Worker" in globalThis;
+  const Kind = web ? Worker : (await import("node:worker_threads")).Worker;
+  const worker = new Kind(MOVER, web ? { type: "module" } : {});
+  let answered = () => {};
+  if (web) worker.onmessage = ({ data }) => answered(data);
+  else worker.on("message", (data) => answered(data));
+  const ask = (order, details = {}, transfer = []) => {
+    const answer = new Promise((resolve, reject) => {
+      answered = (data) =>
+        data.error === undefined ? resolve(data) : reject(Object.assign(new Error(), data.error));
+    });
+    worker.postMessage({ order, ...details }, transfer);
+    return answer;
+  };
+  await ask("load", { module });
+  return { worker, ask };
 }

@@ -60,7 +60,7 @@ const TESTS = [
   ["a Worker terminated while idle takes its trees along", () => workerTerminated("idle")],
   ["a Worker terminated while it reads takes its trees along", () => workerTerminated("reading")],
   ["a Worker terminated while it is busy", busyWorkerTerminated],
-  ...supervision({ proton, probe: PROBE, startHost }),
+  ...supervision({ proton, module: MODULE, probe: PROBE, startHost }),
 ];
 
 async function conversation() {

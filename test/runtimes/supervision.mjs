@@ -6,11 +6,14 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
+import { Buffer } from "node:buffer";
+import { startMover } from "./start_worker.mjs";
 import { alive, gone, identity, met, text } from "./shared.mjs";
 
 /** The tests, over the module that is tested. */
-export function supervision({ proton, probe, startHost }) {
-  const { ClosedError, ServerError, startLink, Supervisor, SupervisorError, whereis } = proton;
+export function supervision({ proton, module, probe, startHost }) {
+  const { addressOf, ClosedError, Mailbox, open, Port, ServerError, startLink } = proton;
+  const { Supervisor, SupervisorError, whereis } = proton;
 
   async function serverLife() {
     const module = {
@@ -58,7 +61,7 @@ export function supervision({ proton, probe, startHost }) {
     const lines = [];
     const folder = mkdtempSync(`${tmpdir()}/proton_test_`);
     const note = `echo "start $1" >> "$0"; trap 'echo "stop $1" >> "$0"; exit 0' TERM
-      echo ready; sleep 1000 & wait`;
+      echo ready; while :; do sleep 1000 >&- 2>&- & wait; done`;
     const child = (id, waitFor) => ({
       id,
       command: "sh",
@@ -121,7 +124,61 @@ export function supervision({ proton, probe, startHost }) {
     }
   }
 
+  /** To a Worker while data flows, and back; then its sender's end, and the adopter's. */
+  async function moves() {
+    const mover = await startMover(module);
+    const mailbox = new Mailbox();
+    const size = 4 * 1024 * 1024;
+    let port = await open(probe, ["flood", `${size}`, "0"], { owner: mailbox });
+    const parts = [];
+    const keep = ({ type, data }) => type === "data" && parts.push(data);
+    for (let move = 0; move < 5; move++) {
+      for (let n = 0; n < 9; n++) keep(await mailbox.receive(port));
+      await mover.ask("adopt", { ticket: port.transfer() });
+      (await mover.ask("take", { count: 7 })).taken.forEach(keep);
+      port = Port.adopt((await mover.ask("transfer")).ticket, { owner: mailbox });
+    }
+    for await (const message of mailbox) keep(message);
+    const words = new Uint32Array(size / 4).map((_, i) => Math.imul(i + 1, 0x9E3779B1));
+    assert.equal(Buffer.compare(Buffer.concat(parts), new Uint8Array(words.buffer)), 0);
+
+    const ids = (await mover.ask("tree", { probe })).pids.map(identity);
+    const adopted = Port.adopt((await mover.ask("transfer")).ticket);
+    const lost = (await mover.ask("tree", { probe })).pids.map(identity);
+    const { ticket } = await mover.ask("transfer");
+    await mover.worker.terminate();
+    await gone(lost);
+    assert.throws(() => Port.adopt(ticket), ClosedError);
+    assert.deepEqual([ids.filter(alive).length, adopted.pid], [3, ids[0].pid]);
+    await adopted.close();
+    assert.deepEqual(ids.filter(alive), []);
+  }
+
+  async function addresses() {
+    const mover = await startMover(module);
+    const mailbox = new Mailbox();
+    const { address } = await mover.ask("address");
+    const port = await open("cat", [], { owner: mailbox });
+    const id = identity(port.pid);
+    await port.command("there\n");
+    await port.connect(address);
+    const [message] = (await mover.ask("take", { count: 1 })).taken;
+    assert.deepEqual([text(message.data), message.mine], ["there\n", true]);
+    const arrived = [];
+    const here = addressOf(mailbox, (port) => arrived.push(port));
+    await mover.ask("connect", { address: here }, [here]);
+    address.close();
+    await mover.worker.terminate();
+    await arrived[0].command("here\n");
+    const back = await mailbox.receive(arrived[0]);
+    assert.equal(text(back.data), "here\n");
+    await mailbox[Symbol.asyncDispose]();
+    await gone([id]);
+  }
+
   return [
+    ["a port moves between Workers: no byte lost, its life with whoever has it", moves],
+    ["a port goes to a mailbox in another Worker, and one comes from there", addresses],
     ["Supervisor.run: a signal ends all in reverse order, and the program by it", runUntilSignal],
     ["a supervisor: order, readiness, a nested one, a restart, reverse order", supervisorLife],
     ["too many restarts escalate; a start that fails says why", escalation],

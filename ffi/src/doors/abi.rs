@@ -136,6 +136,16 @@ pub fn ps_release(env: u32, port: i32) -> i32 {
 }
 
 #[deno_bindgen]
+pub fn ps_offer(env: u32, port: i32, out: &mut [u8]) -> i32 {
+    call::offer(env, port, out)
+}
+
+#[deno_bindgen]
+pub fn ps_adopt(env: u32, port: i32, ticket: &[u8]) -> i32 {
+    call::adopt(env, port, ticket)
+}
+
+#[deno_bindgen]
 pub fn ps_reset(env: u32) -> i32 {
     call::reset(env)
 }

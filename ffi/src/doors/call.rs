@@ -162,6 +162,14 @@ pub fn release(env: u32, port: i32) -> i32 {
     guarded(|| calls::release(env, port).map(|()| 0))
 }
 
+pub fn offer(env: u32, port: i32, out: &mut [u8]) -> i32 {
+    guarded(|| fill(out, &calls::offer(env, port)?))
+}
+
+pub fn adopt(env: u32, port: i32, ticket: &[u8]) -> i32 {
+    guarded(|| calls::adopt(env, port, ticket).map(|()| 0))
+}
+
 pub fn reset(env: u32) -> i32 {
     guarded(|| calls::reset(env).map(|()| 0))
 }

@@ -139,6 +139,16 @@ pub fn node_ps_release(env: u32, port: i32) -> i32 {
     call::release(env, port)
 }
 
+#[napi(js_name = "ps_offer")]
+pub fn node_ps_offer(env: u32, port: i32, mut out: Uint8ArraySlice) -> i32 {
+    call::offer(env, port, lent(&mut out))
+}
+
+#[napi(js_name = "ps_adopt")]
+pub fn node_ps_adopt(env: u32, port: i32, ticket: Uint8ArraySlice) -> i32 {
+    call::adopt(env, port, &ticket)
+}
+
 #[napi(js_name = "ps_reset")]
 pub fn node_ps_reset(env: u32) -> i32 {
     call::reset(env)

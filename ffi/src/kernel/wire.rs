@@ -27,7 +27,7 @@ pub use lookup::{Answer, Found, Lookup, Unknown, Who};
 use plan::{Plan, Version};
 
 /// The one number that both sides of every boundary must agree on.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Largest packet that is ever sent: far under what a SEQPACKET socket takes
 /// (212,960 bytes with the kernel's default `wmem_default`).

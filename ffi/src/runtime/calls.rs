@@ -7,8 +7,8 @@ use crate::kernel::cgroup::hierarchy::{self, Hierarchy};
 use crate::kernel::wire::plan::Check;
 use crate::kernel::wire::{Cause, Scope, Size, ToKeeper, Writer};
 use crate::runtime::pipe;
-use crate::runtime::port::{is_output, lock, Port, Stdio};
-use crate::runtime::reactor::reactor;
+use crate::runtime::port::{is_output, lock, Key, Port, Stdio};
+use crate::runtime::reactor::{random, reactor};
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 use std::sync::Mutex;
@@ -184,6 +184,23 @@ pub fn release(env: u32, port: i32) -> Result<(), Errno> {
     let reactor = reactor()?;
     reactor.release(&reactor.port(env, port)?);
     Ok(())
+}
+
+/// Which library this is and a new key: with both, another isolate gets the port.
+pub fn offer(env: u32, port: i32) -> Result<Vec<u8>, Errno> {
+    let reactor = reactor()?;
+    let port = reactor.port(env, port)?;
+    let key: Key = random()?;
+    port.offer(key);
+    Ok([&reactor.library[..], &key].concat())
+}
+
+/// The port that was offered so is this isolate's from now on. Another copy of the library's is EXDEV.
+pub fn adopt(env: u32, port: i32, ticket: &[u8]) -> Result<(), Errno> {
+    let reactor = reactor()?;
+    reactor.env(env)?;
+    let key = ticket.strip_prefix(&reactor.library[..]).ok_or(Errno::XDEV)?;
+    reactor.adopt(env, port, key.try_into().map_err(|_| Errno::BADF)?)
 }
 
 pub fn report(env: u32, port: i32) -> Result<Vec<u8>, Errno> {

@@ -99,20 +99,20 @@ impl Env {
         }
     }
 
-    /// Up to `most` ports with their gathered bits.
+    /// Up to `most` ports with their gathered bits; fewer only where no more are there.
     pub fn drain(&self, most: usize) -> Vec<(i32, u32)> {
         // First the flag, then the ring: whatever is pushed in between wakes once too often, never once too little.
         self.awake.store(false, Ordering::Release);
-        let mut ring = lock(&self.ring);
-        let taken = ring.len().min(most);
+        let mut events = Vec::with_capacity(most.min(64));
         // First out of the ring, then the bits: a bit that comes in between enters the ring anew.
-        let told: Vec<Told> = ring.drain(..taken).collect();
-        drop(ring);
-        let bits = |told: &Told| match told {
-            Told::Port(port) => (port.handle, port.take_bits()),
-            Told::Answer(ticket) => (*ticket as i32, LOOKED_UP),
-        };
-        told.iter().map(bits).collect()
+        while events.len() < most {
+            let Some(told) = lock(&self.ring).pop_front() else { break };
+            match told {
+                Told::Port(port) => events.extend(port.take_bits(self.id).map(|bits| (port.handle, bits))),
+                Told::Answer(ticket) => events.push((ticket as i32, LOOKED_UP)),
+            }
+        }
+        events
     }
 
     /// Keeps an answer until it is taken, and tells of it.
@@ -250,9 +250,20 @@ pub struct Terms {
     pub kill_on_owner_death: bool,
 }
 
+/// What names a port that is on its way to another isolate, and nobody can guess.
+pub type Key = [u8; 16];
+
+/// Whose a port is.
+struct Place {
+    env: Arc<Env>,
+    /// It is on its way: the isolate that shows this key gets it. Until then nobody hears of it.
+    key: Option<Key>,
+}
+
 pub struct Port {
     pub handle: i32,
-    pub env: Arc<Env>,
+    /// Held while its isolate is told something, so that what comes before a move is told there or goes along.
+    place: Mutex<Place>,
     /// The pair of helpers it belongs to.
     pub pair: u32,
     /// Its keeper's number at the guardian.
@@ -281,7 +292,7 @@ impl Port {
     pub fn new(handle: i32, env: Arc<Env>, pair: u32, keeper_id: u32, keeper: OwnedFd) -> Self {
         Port {
             handle,
-            env,
+            place: Mutex::new(Place { env, key: None }),
             pair,
             keeper_id,
             terms: OnceLock::new(),
@@ -318,15 +329,59 @@ impl Port {
         0..FIRST_MORE + self.more.get().map_or(0, Vec::len)
     }
 
+    /// The isolate that owns it, also while it is on its way to another.
+    pub fn env(&self) -> Arc<Env> {
+        lock(&self.place).env.clone()
+    }
+
+    /// Whether this isolate, which calls, has it.
+    pub fn is_of(&self, env: u32) -> bool {
+        let place = lock(&self.place);
+        place.env.id == env && place.key.is_none() && place.env.calls()
+    }
+
     /// Puts the port into its isolate's ring, if it does not stand there.
     pub fn announce(self: &Arc<Self>, bits: u32) {
-        if !self.released.load(Ordering::Acquire) && self.bits.fetch_or(bits, Ordering::AcqRel) == 0 {
-            self.env.push(Told::Port(self.clone()));
+        let place = lock(&self.place);
+        let first = !self.released.load(Ordering::Acquire) && self.bits.fetch_or(bits, Ordering::AcqRel) == 0;
+        if first && place.key.is_none() {
+            place.env.push(Told::Port(self.clone()));
         }
     }
 
-    fn take_bits(&self) -> u32 {
-        self.bits.swap(0, Ordering::AcqRel)
+    /// None where it has left that isolate since it was put into its ring.
+    fn take_bits(&self, env: u32) -> Option<u32> {
+        let place = lock(&self.place);
+        let there = place.env.id == env && place.key.is_none();
+        there.then(|| self.bits.swap(0, Ordering::AcqRel))
+    }
+
+    /// From now on it is whose who shows `key`; it still ends with its isolate.
+    pub fn offer(&self, key: Key) {
+        lock(&self.place).key = Some(key);
+    }
+
+    /// Moves it, and what nobody has been told, to `env`. False where this is not its key, or no more.
+    pub fn adopt(self: &Arc<Self>, env: Arc<Env>, key: &Key) -> bool {
+        let mut place = lock(&self.place);
+        if place.key.as_ref() != Some(key) || self.released.load(Ordering::Acquire) {
+            return false;
+        }
+        *place = Place { env, key: None };
+        if self.bits.load(Ordering::Acquire) != 0 {
+            place.env.push(Told::Port(self.clone()));
+        }
+        true
+    }
+
+    /// That isolate is gone. False where the port is not its any more.
+    pub fn release_with(&self, env: u32) -> bool {
+        let place = lock(&self.place);
+        let its = place.env.id == env;
+        if its {
+            self.released.store(true, Ordering::Release);
+        }
+        its
     }
 
     pub fn tell(&self, message: ToKeeper) -> Result<bool, Errno> {
@@ -429,6 +484,40 @@ mod tests {
         assert_eq!(wakes.load(Ordering::Acquire), 2);
         assert_eq!(env.drain(0), []);
         assert_eq!(env.drain(1), [(7, SIGNALLED)]);
+    }
+
+    #[test]
+    fn a_port_moves_with_what_nobody_was_told() {
+        let (wakes, none) = (Arc::new(AtomicUsize::new(0)), Arc::default());
+        let old = Arc::new(Env::new(1, Box::new(Count(none))));
+        let new = Arc::new(Env::new(2, Box::new(Count(wakes.clone()))));
+        let (a, b) = (port(&old, 7), port(&old, 8));
+        a.announce(STARTED);
+        b.announce(DONE);
+        a.offer([9; 16]);
+        assert!(!a.is_of(1), "nobody's to use");
+        assert_eq!(old.drain(1), [(8, DONE)], "what has left does not count, and keeps nobody waiting");
+        a.announce(ready(1));
+        assert!(!a.adopt(new.clone(), &[8; 16]), "another key");
+        assert!(a.adopt(new.clone(), &[9; 16]));
+        assert!(!a.adopt(old.clone(), &[9; 16]), "used");
+        assert!(a.is_of(2) && !a.is_of(1));
+        assert_eq!((old.drain(8), wakes.load(Ordering::Acquire)), (vec![], 1));
+        assert_eq!(new.drain(8), [(7, STARTED | ready(1))]);
+        a.announce(DONE);
+        assert_eq!((old.drain(8), new.drain(8)), (vec![], vec![(7, DONE)]));
+    }
+
+    #[test]
+    fn a_port_on_its_way_ends_with_its_sender_and_not_after_it_has_arrived() {
+        let old = Arc::new(Env::new(1, Box::new(Count(Arc::default()))));
+        let new = Arc::new(Env::new(2, Box::new(Count(Arc::default()))));
+        let (lost, kept) = (port(&old, 7), port(&old, 8));
+        lost.offer([1; 16]);
+        kept.offer([2; 16]);
+        assert!(kept.adopt(new.clone(), &[2; 16]));
+        assert!(lost.release_with(1) && !kept.release_with(1));
+        assert!(!lost.adopt(new, &[1; 16]), "it is gone with its sender");
     }
 
     #[test]

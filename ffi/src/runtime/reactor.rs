@@ -21,7 +21,7 @@ use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
 use crate::runtime::pipe::Poured;
 use crate::runtime::port::{
-    is_output, lock, ready, Env, Port, State, Stdio, Terms, Wake, ALARM, DONE, SIGNALLED, STARTED,
+    is_output, lock, ready, Env, Key, Port, State, Stdio, Terms, Wake, ALARM, DONE, SIGNALLED, STARTED,
 };
 use crate::runtime::remains::Remains;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -29,6 +29,7 @@ use rustix::event::{eventfd, EventfdFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::rand::GetRandomFlags;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -89,6 +90,16 @@ pub struct Reactor {
     deadlines: Mutex<BinaryHeap<Reverse<(Instant, i32)>>>,
     remains: Remains,
     next: AtomicU32,
+    /// This copy of the library in this process, and no other.
+    pub library: [u8; 8],
+}
+
+/// Bytes that nobody can guess.
+pub fn random<const N: usize>() -> Result<[u8; N], Errno> {
+    let mut bytes = [0; N];
+    // So few come at once, or not at all.
+    rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty()))?;
+    Ok(bytes)
 }
 
 /// The reactor of this process, started at the first call.
@@ -130,6 +141,7 @@ impl Reactor {
             deadlines: Mutex::default(),
             remains: Remains::default(),
             next: AtomicU32::new(1),
+            library: random()?,
         };
         epoll::add(&reactor.epoll, &reactor.poke, token(Topic::Poke, 0, 0), EventFlags::IN)?;
         Ok(reactor)
@@ -158,11 +170,19 @@ impl Reactor {
         shared.envs.remove(&id);
         drop(shared);
         self.unprepare(id);
-        self.abandon_spares(|port| port.env.id == id);
+        self.abandon_spares(|port| port.env().id == id);
         let shared = lock(&self.shared);
-        let ports: Vec<Arc<Port>> = shared.ports.iter().filter(|port| port.env.id == id).cloned().collect();
+        let ports: Vec<Arc<Port>> = shared.ports.iter().filter(|port| port.env().id == id).cloned().collect();
         drop(shared);
-        ports.iter().for_each(|port| self.release(port));
+        // One that another isolate adopts at this moment is either gone with this one, or not its any more.
+        ports.iter().filter(|port| port.release_with(id)).for_each(|port| self.release(port));
+    }
+
+    /// A port that is on its way to this isolate, for who has the key; any other is EBADF.
+    pub fn adopt(&self, env: u32, handle: i32, key: &Key) -> Result<(), Errno> {
+        let env = self.env(env)?;
+        let port = lock(&self.shared).ports.get(handle).cloned().ok_or(Errno::BADF)?;
+        port.adopt(env, key).then_some(()).ok_or(Errno::BADF)
     }
 
     /// A port that this isolate was given the handle of and has not given up;
@@ -170,7 +190,7 @@ impl Reactor {
     pub fn port(&self, env: u32, handle: i32) -> Result<Arc<Port>, Errno> {
         let named = |port: &&Arc<Port>| {
             let given = port.terms.get().is_some() && !port.released.load(Ordering::Acquire);
-            port.env.id == env && port.env.calls() && given
+            given && port.is_of(env)
         };
         lock(&self.shared).ports.get(handle).filter(named).cloned().ok_or(Errno::BADF)
     }
@@ -240,8 +260,9 @@ impl Reactor {
     pub fn keep_spare(&self, port: Arc<Port>) {
         let mut shared = lock(&self.shared);
         let current = shared.pairs.get(&port.pair).is_some_and(|pair| pair.current.load(Ordering::Acquire));
-        let unused = if current && shared.envs.contains_key(&port.env.id) {
-            shared.spares.insert(port.env.id, port)
+        let env = port.env().id;
+        let unused = if current && shared.envs.contains_key(&env) {
+            shared.spares.insert(env, port)
         } else {
             Some(port)
         };
@@ -253,10 +274,11 @@ impl Reactor {
     fn reuse(&self, old: &Port, socket: OwnedFd) {
         let shared = lock(&self.shared);
         let pair = shared.pairs.get(&old.pair).filter(|pair| pair.current.load(Ordering::Acquire)).cloned();
-        let enough = shared.spares.contains_key(&old.env.id) || !shared.envs.contains_key(&old.env.id);
+        let env = old.env();
+        let enough = shared.spares.contains_key(&env.id) || !shared.envs.contains_key(&env.id);
         drop(shared);
         let (Some(pair), false) = (pair, enough) else { return };
-        let make = |handle| Port::new(handle, old.env.clone(), old.pair, old.keeper_id, socket);
+        let make = |handle| Port::new(handle, env.clone(), old.pair, old.keeper_id, socket);
         let Ok(port) = self.insert(&pair, make) else { return };
         let keeper = lock(&port.keeper);
         let data = token(Topic::Keeper, 0, port.handle as u32);
