@@ -557,7 +557,7 @@ export class Input {
     const ended = this.#last.then(() => {
       if (sign !== null && this.#over === null) return this.#write(sign); // which counts down
       this.#waiting--;
-      if (sign === null) this.abandon("it is closed");
+      return sign === null ? this.abandon("it is closed") : undefined;
     });
     this.#last = ended;
     return ended;
