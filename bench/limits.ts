@@ -10,7 +10,7 @@
 
 import { open } from "../mod.ts";
 import { nativeCore } from "../src/native/load.ts";
-import type { Row } from "./main.ts";
+import type { Row } from "./table.ts";
 
 const STARTS = 50;
 
@@ -54,19 +54,20 @@ async function byHand(folder: string, file: string): Promise<number> {
 }
 
 /** None where no limit can be had. */
-export async function* limitRows(compare: (row: Row) => Promise<string>): AsyncGenerator<string> {
+export function limitRows(): Row[] {
   const found = ground();
-  if (found === null) return;
+  if (found === null) return [];
   const { version, path, folder } = found;
-  try {
-    yield await compare({
-      name: `spawn + exit of true with a limit of cgroup v${version}`,
-      ours: () => ports(path),
-      theirs: () => byHand(folder, version === 1 ? "tasks" : "cgroup.procs"),
-      beside: "sh that writes to tasks",
-      most: null,
-    });
-  } finally {
-    Deno.removeSync(folder);
-  }
+  globalThis.addEventListener("unload", () => Deno.removeSync(folder));
+  const file = version === 1 ? "tasks" : "cgroup.procs";
+  return [{
+    id: "limit",
+    work:
+      `start and end of true with a limit of cgroup v${version} (left: sh that writes to ${file})`,
+    unit: "µs",
+    cells: {
+      command: async () => await byHand(folder, file) * 1000,
+      ours: async () => await ports(path) * 1000,
+    },
+  }];
 }
