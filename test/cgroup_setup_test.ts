@@ -5,7 +5,7 @@
 
 import { assertEquals } from "@std/assert";
 import { existsSync } from "node:fs";
-import { MOUNT } from "./cgroups.ts";
+import { MOUNT, versionOf } from "./cgroups.ts";
 import { assert, CHECKOUT, gone, identities } from "./helpers.ts";
 import type { HostOptions } from "./host_process.ts";
 import { matrixCase, type Run } from "./matrix.ts";
@@ -26,12 +26,29 @@ function script(name: string): string {
 
 const sh = (text: string): string[] => ["sh", "-c", text, "sh"];
 
-/** A host whose tree has a cgroup (Run.start sees to that), and ends. `parent` has no process of its own then. */
-async function holds(run: Run, options: HostOptions, parent: () => string): Promise<void> {
+/** A controller of v2 that a limit of the tests can do with. */
+const IN_V2 = ["memory", "pids"].find((name) => versionOf(name) === 2);
+
+const LIMITED = IN_V2 === undefined
+  ? "{}"
+  : `{ limits: { ${IN_V2}: ${IN_V2 === "memory" ? '"64MiB"' : 32} } }`;
+
+/**
+ * A host whose tree has a cgroup (Run.start sees to that), and limits where v2 has controllers here. Nobody lives in
+ * `parent`, where that cgroup stands if it was given to the host's user, and everything ends.
+ */
+async function holds(
+  run: Run,
+  options: HostOptions,
+  { parent, given }: { parent: string; given: boolean },
+): Promise<void> {
+  const limited = given && IN_V2 !== undefined;
   {
     await using host = run.start(
       `
-      const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 20 });
+      const options = { ...${limited ? LIMITED : "{}"}, delayToSigkill: 20 };
+      const port = await open(PROBE, ["double-fork", "2", "stay"], options);
+      say("limits", port.containment.limits);
       say("ready", ...await ready(port));
       await hear();
       await port.close();
@@ -40,9 +57,16 @@ async function holds(run: Run, options: HostOptions, parent: () => string): Prom
       `,
       options,
     );
+    assertEquals(await host.next("limits"), [limited ? "cgroup2" : "none"]);
     const ids = identities(await host.numbers("ready"));
-    assertEquals(Deno.readTextFileSync(`${parent()}/cgroup.procs`), "");
-    handsOn(parent());
+    assertEquals(Deno.readTextFileSync(`${parent}/cgroup.procs`), "");
+    const ours = [...Deno.readDirSync(parent)].filter(({ name }) => name.startsWith("proton-"));
+    assertEquals(
+      ours.length,
+      given ? 1 : 0,
+      "beside the runtime's own, if what is above was given",
+    );
+    handsOn(parent);
     await host.tell("go\n");
     await host.next("closed");
     await gone(ids);
@@ -69,9 +93,11 @@ matrixCase({
   title: "the runtime has gone one level down by itself (docs/cgroups.md)",
   not: NEEDS_A_CGROUP,
   body: async (run) => {
-    const path = run.cgroup?.path ?? "";
-    await holds(run, { under: sh(script("in-subgroup")) }, () => path);
-    remove(`${path}/main`);
+    const parent = run.cgroup?.path ?? "";
+    // Nothing tells that root was given anything, where no systemd says so.
+    const given = run.mode.user.uid !== null;
+    await holds(run, { under: sh(script("in-subgroup")) }, { parent, given });
+    remove(`${parent}/main`);
   },
 });
 
@@ -81,11 +107,12 @@ matrixCase({
   not: NEEDS_A_CGROUP,
   needsRoot: true,
   body: async (run) => {
-    const path = run.cgroup?.path ?? "";
+    const parent = run.cgroup?.path ?? "";
     const mount = `umount ${MOUNT} && mount -t cgroup2 cgroup2 ${MOUNT} && exec "$@"`;
     const above = ["unshare", "--cgroup", "--mount", ...sh(mount)];
-    await holds(run, { above, under: sh(script("in-subgroup")) }, () => path);
-    remove(`${path}/main`);
+    const given = run.mode.user.uid !== null || !existsSync("/run/systemd/system");
+    await holds(run, { above, under: sh(script("in-subgroup")) }, { parent, given });
+    remove(`${parent}/main`);
   },
 });
 
@@ -95,10 +122,13 @@ matrixCase({
   not: { ...NEEDS_A_CGROUP, "cgroup2, root": "root needs none" },
   needsRoot: true,
   body: async (run) => {
-    const user = run.mode.user.uid;
-    const top = `${run.cgroup?.path}/${user}`;
-    const text = script("delegated").replace(`top=${MOUNT}/$1`, `top=${run.cgroup?.path}/$1`);
-    await holds(run, { above: [...sh(text), `${user}`] }, () => top);
-    remove(`${top}/main`, top);
+    const path = run.cgroup?.path ?? "";
+    Deno.chownSync(path, 0, 0);
+    handsOn(path); // as the root of the hierarchy does: nobody may go in there, on the way
+    const parent = `${path}/${run.mode.user.uid}`;
+    const text = script("delegated").replace(`top=${MOUNT}/$1`, `top=${path}/$1`);
+    const above = [...sh(text), `${run.mode.user.uid}`];
+    await holds(run, { above, cgroup: null }, { parent, given: true });
+    remove(`${parent}/main`, parent);
   },
 });

@@ -30,17 +30,23 @@ function mounted(): string | null {
   return lines.find((line) => / - cgroup2 /.test(line))?.split(" ")[4] ?? null;
 }
 
-/** The parent of the own cgroup: who moves a process has to have the right to where both sides meet. */
+/**
+ * The parent of the own cgroup: who moves a process has to have the right to
+ * where both sides meet. One more level is made there, for a runtime right
+ * below it would take what is delegated for its own.
+ */
 function delegated(): string | null {
   const own = Deno.readTextFileSync("/proc/self/cgroup").match(/^0::(.*)\//m)?.[1];
   if (own === undefined || MOUNT === null) return null;
   const parent = MOUNT + own;
   try {
     for (const path of [parent, `${parent}/cgroup.procs`]) accessSync(path, constants.W_OK);
-    return parent;
   } catch {
     return null; // somebody else's
   }
+  const place = `${parent}/proton_test_${Deno.pid}`;
+  Deno.mkdirSync(place, { recursive: true });
+  return place;
 }
 
 let count = 0;
@@ -48,6 +54,7 @@ const standing = new Set<Cgroup>();
 
 globalThis.addEventListener("unload", () => {
   for (const cgroup of standing) cgroup.end();
+  if (!ROOT && PLACE !== null) Deno.removeSync(PLACE);
 });
 
 /** A `proton_test_*` in {@link PLACE}, gone with its scope. */

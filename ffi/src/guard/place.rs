@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
 //! Where the cgroups of a guardian's children stand: below the runtime's own,
-//! in a directory named for the runtime, proven by use before anybody relies on
-//! it. Nobody is moved, and nothing of others is touched but what a runtime
-//! that is gone has left behind.
+//! or beside that where nobody lives in what is above it and was delegated to
+//! it; in a directory named for the runtime, proven by use before anybody
+//! relies on it. Nobody is moved, and nothing of others is touched but what a
+//! runtime that is gone has left behind.
 
+use crate::kernel::cgroup::delegated;
 use crate::kernel::cgroup::file;
 use crate::kernel::cgroup::hierarchy::{self, Absent, Hierarchy};
 use crate::kernel::cgroup::{Base, Leaf, Way};
@@ -71,8 +73,11 @@ impl Site {
             .unwrap_or_else(|| rustix::process::getppid().map_or(-1, |pid| pid.as_raw_nonzero().get()));
         let name = Owner::of(runtime).map_or_else(String::new, |owner| owner.name());
         let mut hierarchies = hierarchy::hierarchies();
-        for own in hierarchies.iter_mut().filter_map(|one| one.own.as_mut()) {
+        for Hierarchy { version, mount, own, .. } in &mut hierarchies {
+            let Some(own) = own else { continue };
             leave_self(own);
+            let above = (*version == Version::Two).then(|| delegated::above(own, mount)).flatten();
+            above.into_iter().for_each(|above| *own = above);
         }
         Site { hierarchies, name: format!("{name}.{}", std::process::id()), runtime }
     }

@@ -158,8 +158,11 @@ impl<'a> Furnisher<'a> {
 
     /// Whether v2 has this controller for what stands there.
     fn has(&self, v2: &Hierarchy, controller: &str) -> bool {
+        let at = |path: &str| words(&format!("{path}/cgroup.controllers")).iter().any(|c| c == controller);
         match self.parent(v2) {
-            Ok(parent) => words(&format!("{parent}/cgroup.controllers")).iter().any(|c| c == controller),
+            // What is not there lacks more than a controller, as making a cgroup in it will tell.
+            Ok(parent) if !std::path::Path::new(&parent).exists() => at(&v2.mount),
+            Ok(parent) => at(&parent),
             Err(_) => false,
         }
     }
@@ -228,7 +231,8 @@ impl<'a> Furnisher<'a> {
         rooms.held.limits = set.into_iter().min().unwrap_or(Version::None);
         for (choice, (leaf, usual)) in choices.iter().zip(leaves) {
             let parent = self.parent(choice.hierarchy)?;
-            if choice.hierarchy.version == Version::Two {
+            let there = std::path::Path::new(&parent).exists();
+            if choice.hierarchy.version == Version::Two && there {
                 self.enable(&parent, choice, leaf)?;
             }
             if !usual {

@@ -9,6 +9,7 @@
 //! than a write, and so it does in v1 ([`each`]). (Kernel documentation,
 //! admin-guide/cgroup-v2.rst: `cgroup.kill`, `cgroup.events`.)
 
+pub mod delegated;
 mod each;
 pub mod file;
 pub mod hierarchy;
