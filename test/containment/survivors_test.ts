@@ -78,6 +78,7 @@ const BY_ROOT: Partial<Record<ModeName, string>> = {
 matrixCase({
   number: "#26",
   title: "a set-uid-root program of an unprivileged owner",
+  needsRoot: true,
   not: BY_ROOT,
   body: async (run) => {
     using scratch = new Scratch().open();
@@ -144,6 +145,7 @@ const SLOW = "takes the full 5 s of a deadline; the code is that of the modes be
 matrixCase({
   number: "#41",
   title: "a child in uninterruptible sleep: named, and ended as soon as it can be",
+  needsRoot: true,
   body: async (run) => {
     await using files = await HangingFiles.mount();
     const script = `echo ready $$; exec cat "$0"`;
@@ -163,6 +165,7 @@ matrixCase({
   number: "+",
   title:
     "a keeper is killed, its child cannot be: others start and end meanwhile, then it is named",
+  needsRoot: true,
   not: { "tree, unprivileged": SLOW, "cgroup2, root": SLOW },
   body: async (run) => {
     await using files = await HangingFiles.mount();
