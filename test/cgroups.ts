@@ -190,11 +190,21 @@ export class Ground implements Disposable {
 
   [Symbol.dispose](): void {
     const deadline = performance.now() + 5_000;
-    for (const folder of [...this.leaves(), ...this.folders]) {
+    const all = this.folders.flatMap((folder) => [...nested(folder), folder]);
+    for (const folder of all) {
       for (const pid of members(folder)) Deno.kill(pid, "SIGKILL");
-      while (!removed(folder) && performance.now() < deadline);
+      // In v1 nobody dies who is frozen.
+      const state = `${folder}/freezer.state`;
+      if (existsSync(state)) Deno.writeTextFileSync(state, "THAWED");
     }
+    for (const folder of all) while (!removed(folder) && performance.now() < deadline);
   }
+}
+
+/** The folders below one, deepest first. */
+function nested(folder: string): string[] {
+  const inner = entries(folder).filter(({ isDirectory }) => isDirectory);
+  return inner.flatMap(({ name }) => [...nested(`${folder}/${name}`), `${folder}/${name}`]);
 }
 
 function switchOn(mount: string, controllers: readonly string[]): void {

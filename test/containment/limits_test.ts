@@ -105,10 +105,12 @@ limitTest(
       ["-c", '"$0" eat-memory "$1"; echo survived $?; read _', PROBE, String(200 * MIB)],
       { ...below(ground), limits: { memory: "64MiB", oomGroup: false } },
     );
+    const events = port.events();
     for await (const line of port.lines()) {
       assertEquals(line, "survived 137");
       break;
     }
+    for await (const { type } of events) if (type === "oomKill") break; // while it lives
     await port.closeStdin();
     const { oomKilled, cause } = await within(port.status, { what: "its end" });
     assertEquals([oomKilled, cause], [true, "oom"]);
@@ -323,18 +325,21 @@ limitTest(
   "events: what happens to the limits is told, summed up, to its end",
   ["pids"],
   async (ground) => {
-    await using port = await open(
-      "sh",
-      ["-c", "read _; for i in 1 2 3; do (:) 2>/dev/null; done; echo tried; read _", "sh"],
-      { ...below(ground), limits: { pids: 1 } },
-    );
+    // A bash that may not fork waits a second and tries again.
+    await using port = await open("bash", ["-c", "read _; (:); read _"], {
+      ...below(ground),
+      limits: { pids: 1 },
+    });
+    let ended = false;
+    void port.status.then(() => ended = true);
     const events: LimitEvent[] = [];
     const all = (async () => {
       for await (const event of port.events()) events.push(event);
     })();
     const count = () => events.reduce((sum, { count }) => sum + count, 0);
     await port.command("go\n");
-    await until(() => count() > 0, { what: "an event of a refused fork" });
+    await until(() => count() > 0 || ended, { what: "an event of a refused fork" });
+    assertEquals(ended, false, "it is told while it happens, not at the end");
     assertEquals(new Set(events.map(({ type }) => type)), new Set(["pidsMax"]));
     await port.close({ graceMs: 0 });
     await within(all, { what: "the end of the events" });
