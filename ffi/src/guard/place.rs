@@ -192,8 +192,14 @@ impl Site {
             .filter_map(|one| one.own.as_ref())
         {
             let below = Leaf::at(format!("{own}/{owner}{SELF}"));
-            if below.members() != [std::process::id() as i32] {
-                continue;
+            // A runtime that is dying has closed its sockets before it leaves its cgroup.
+            let until = Instant::now() + STALE;
+            let ours = [std::process::id() as i32];
+            while below.members().len() > 1 && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if below.members() != ours {
+                continue; // none, or one that lives
             }
             let control = format!("{own}/cgroup.subtree_control");
             for name in hierarchy::words(&control) {
