@@ -11,8 +11,10 @@
 import { assertEquals } from "@std/assert";
 import { Host } from "../host_process.ts";
 import { seedOf } from "../random.ts";
+import { killInTrees } from "../trees.ts";
 import { killKeepers, terminateWorkers } from "./batches.ts";
 import { killCrowd } from "./crowd.ts";
+import { serveClients } from "../clients.ts";
 import { killHosts } from "./hosts.ts";
 import { limitedPorts } from "./limits.ts";
 
@@ -48,6 +50,17 @@ const PARTS: Readonly<Record<string, Part>> = {
     what: "ports with limits in a row, and a hundred at once",
     count: 1_000,
     run: (_, count, progress) => limitedPorts({ count, crowd: 100, progress }),
+  },
+  trees: {
+    what: "random supervised trees under random kills",
+    count: 1_000,
+    run: (seed, count, progress) => killInTrees({ seed, count, progress }),
+  },
+  clients: {
+    what: "requests of 200 clients at a time, half of which go away",
+    count: 4_000,
+    run: (_, count, progress) =>
+      serveClients({ parallel: 200, rounds: Math.max(1, Math.ceil(count / 200)), progress }),
   },
 };
 
