@@ -13,6 +13,7 @@ import { childrenRows } from "./children.ts";
 import { flowRows } from "./flow.ts";
 import { killRows } from "./kill.ts";
 import { limitRows } from "./limits.ts";
+import { supervisionRows } from "./supervision.ts";
 import { memoryRows } from "./memory.ts";
 import { Bench } from "./peers.ts";
 import { startRows } from "./starts.ts";
@@ -53,6 +54,7 @@ async function table(bench: Bench, wanted: readonly string[]): Promise<void> {
     ...childrenRows(bench),
     ...memoryRows(),
     ...limitRows(),
+    ...supervisionRows(),
   ];
   const ids = new Set([...all.map(({ id }) => id), KILL]);
   const unknown = wanted.find((id) => !ids.has(id));

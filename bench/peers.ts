@@ -29,7 +29,7 @@ const COMMANDS: Readonly<Record<Peered, () => Promise<string[]>>> = {
 };
 
 /** The columns that are a process of their own. */
-export type Peered = Exclude<Column, "limit" | "own">;
+export type Peered = Exclude<Column, "limit" | "own" | "base">;
 export const PEERED = ["command", "node", "bun", "execa", "ours", "oursNode", "oursBun"] as const;
 
 /** execa from npm, fetched once beside the pinned runtimes. */

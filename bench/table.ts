@@ -13,6 +13,7 @@
 export const COLUMNS = {
   limit: "C limit",
   own: "own path in C",
+  base: "what it stands on",
   command: "Deno.Command",
   node: "Node child_process",
   bun: "Bun.spawn",

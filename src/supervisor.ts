@@ -386,7 +386,8 @@ export class Supervisor implements AsyncDisposable {
       if (entry.restart === "temporary") this.#remove(entry);
     }
     if (errors.length === 0) return;
-    const why = errors.map(inWords).join("; ");
+    const others = errors.length === 1 ? "" : `; and ${errors.length - 1} more`;
+    const why = `${inWords(errors[0])}${others}`;
     const cause = errors.length === 1 ? errors[0] : new AggregateError(errors, why);
     throw refused("end", "its children", why, "ESHUTDOWN", "look at the cause", cause);
   }

@@ -164,6 +164,33 @@ test("a child that ends on its way: whoever adopts it hears of it, with all that
   assertThrows(() => adopted.transfer(), ClosedError, "has ended");
 });
 
+test("a child that had ended before: what it left in its pipe goes along, and so does its end", async () => {
+  await using mailbox = new Mailbox();
+  const options = { owner: mailbox, stdioWindow: 16 };
+  const port = await open("sh", ["-c", "seq 1000; exit 6"], options);
+  const first = await mailbox.receive(port);
+  assert(first.type === "data");
+  assertEquals((await port.status).code, 6, "its end was told here");
+  let text = textOf(first.data);
+  let reason: unknown;
+  for await (const message of Port.adopt(structuredClone(port.transfer()))) {
+    if (message.type === "data") text += textOf(message.data);
+    if (message.type === "exit") reason = message.reason;
+  }
+  const lines = Array.from({ length: 1000 }, (_, n) => `${n + 1}\n`);
+  assertEquals([text, reason], [lines.join(""), { kind: "exitStatus", code: 6 }]);
+});
+
+test("what the program was started with stays behind, its signal too", async () => {
+  const { signal } = new AbortController();
+  const env = { WORD: "only the child's" };
+  const port = await open("sh", ["-c", ": an argument; exec cat"], { env, signal });
+  const ticket = structuredClone(port.transfer());
+  const text = JSON.stringify(ticket);
+  assertEquals([text.includes("only the child's"), text.includes("an argument")], [false, false]);
+  await Port.adopt(ticket).close();
+});
+
 test("a ticket that nobody has adopted dies with its sender, and is then of no use", async () => {
   const mover = await Mover.start();
   const ids = identities((await mover.ask("tree", { probe: PROBE })).pids);
