@@ -93,7 +93,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["guard/guardian"],
       ["guard/spare"],
       ["guard/keeper"],
-      ["guard/rooms"],
+      ["guard/rooms", "guard/record"],
       ["guard/place", "guard/child", "guard/oom", "guard/table"],
     ],
   ],

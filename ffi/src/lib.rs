@@ -20,6 +20,7 @@ pub mod guard {
     pub mod keeper;
     pub mod oom;
     pub mod place;
+    pub mod record;
     pub mod rooms;
     pub mod spare;
     pub mod table;

@@ -210,7 +210,7 @@ matrixCase({
     assertEquals(zombies, []);
     if (ROOT) {
       const kib = [watchdog, guardian, ...keepers].map(privateKib).reduce((a, b) => a + b);
-      assert(kib < 80 * CONCURRENT, `${kib} KiB of the helpers' own for ${CONCURRENT} children`);
+      assert(kib < 70 * CONCURRENT, `${kib} KiB of the helpers' own for ${CONCURRENT} children`);
     }
     host.kill();
     await gone([...ids, ...identities([watchdog])]);

@@ -12,6 +12,7 @@
 use crate::guard::child::{self, Memory, Own, Ready};
 use crate::guard::oom;
 use crate::guard::place::{Found, Why};
+use crate::guard::record;
 use crate::guard::rooms::{self, Furnisher, Lot, Refusal, Rooms};
 use crate::guard::table::Table;
 use crate::kernel::cgroup::{file, Leaf, Way};
@@ -76,7 +77,7 @@ pub struct Keeper {
     leaf: Option<Leaf>,
     lack: Why,
     /// What it has beside that where it was started with limits.
-    limited: Option<Limited>,
+    limited: Option<Box<Limited>>,
     /// By our word.
     frozen: bool,
     /// Readable once the child has ended; dropped then.
@@ -211,6 +212,8 @@ impl Limited {
 }
 
 /// Makes the cgroups of a launch with limits. What it fails at is told before the failure is.
+/// Never inlined: the stack of each keeper would have room for it.
+#[inline(never)]
 fn furnish(plan: Plan, lot: Lot, ready: &mut Ready, port: &OwnedFd) -> Result<Limited, (Stage, Errno)> {
     let (table, at) = lot.seat;
     let tell = |leaves: &[Placed]| {
@@ -248,13 +251,13 @@ impl Keeper {
         fds: Vec<OwnedFd>,
         (Prepared { own, mut ready, .. }, lot): (Prepared, Lot),
         Links { port, leash, runtime, events }: Links,
-    ) -> Result<Self, (OwnedFd, Stage, Errno)> {
+    ) -> Result<Box<Self>, (OwnedFd, Stage, Errno)> {
         if launch.plan.is_some() {
             ready.clone_late(); // it lives in the usual cgroup
         }
-        let mut limited = match launch.plan.take().map(|plan| furnish(plan, lot, &mut ready, &port)) {
+        let mut limited = match launch.plan.take().map(|plan| furnish(*plan, lot, &mut ready, &port)) {
             None => None,
-            Some(Ok(limited)) => Some(limited),
+            Some(Ok(limited)) => Some(Box::new(limited)),
             Some(Err((stage, errno))) => {
                 if let Ok((leaf, _)) = ready.home {
                     leaf.end(Instant::now() + DEADLINE); // nobody was ever in it
@@ -281,12 +284,12 @@ impl Keeper {
         let child = match outcome {
             Ok(child) => child,
             Err((stage, errno)) => {
-                limited.iter_mut().for_each(Limited::clear);
+                limited.iter_mut().for_each(|limited| limited.clear());
                 return Err((port, stage, errno));
             }
         };
         limited.iter_mut().for_each(|limited| limited.rooms.joins.clear());
-        Ok(Keeper {
+        Ok(Box::new(Keeper {
             port: Some(port),
             leash: Some(leash),
             runtime,
@@ -309,7 +312,7 @@ impl Keeper {
             cause: None,
             deadline: None,
             eof: false,
-        })
+        }))
     }
 
     fn tree(&self) -> Tree<'static> {
@@ -317,7 +320,7 @@ impl Keeper {
     }
 
     /// Until its tree has ended. Its links are given back where it can keep another child.
-    pub fn run(mut self) -> Result<Option<Links>, Errno> {
+    pub fn run(mut self: Box<Self>) -> Result<Option<Links>, Errno> {
         loop {
             self.listen()?;
             let now = Instant::now();
@@ -329,6 +332,7 @@ impl Keeper {
             if self.starting.is_none() && self.tidy.is_some_and(|at| at <= now) {
                 self.tidy = None;
                 child::give_memory_back();
+                record::give_memory_back();
                 helper::give_memory_back();
                 oom::take_back();
             }
@@ -730,7 +734,7 @@ impl Keeper {
     /// Nothing is left, or what is has been named: the record of how it all
     /// went. A keeper whose tree has ended by itself can keep another child;
     /// one that had to kill has changed its own priority.
-    fn finish(mut self, outcome: Outcome, by_itself: bool) -> Result<Option<Links>, Errno> {
+    fn finish(mut self: Box<Self>, outcome: Outcome, by_itself: bool) -> Result<Option<Links>, Errno> {
         if self.wait.is_some() {
             helper::wait(Whose::Pid(self.pid), false)?;
         }

@@ -9,15 +9,15 @@
 
 use crate::guard::keeper::{poll, said, Keeper, Links, Prepared};
 use crate::guard::oom;
+use crate::guard::record;
 use crate::guard::rooms::Lot;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Title};
-use crate::kernel::wire::{Assembler, FromKeeper, Launch, Stage, ToKeeper, PACKET};
+use crate::kernel::wire::{Assembler, FromKeeper, Launch, Stage, ToKeeper};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a keeper is born with.
@@ -108,9 +108,6 @@ fn has_processors() -> bool {
     rustix::thread::sched_getaffinity(None).is_ok_and(|set| set.count() > 1)
 }
 
-/// Static, so that a keeper has only those of its pages that a record needs.
-static RECORD: Mutex<[u8; PACKET]> = Mutex::new([0; PACKET]);
-
 type Asked<'a> = (Launch, Vec<OwnedFd>, Option<Prepared<'a>>);
 
 /// What has come of a launch so far.
@@ -191,7 +188,7 @@ fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, 
     let (assembler, fds) = (Assembler::default(), Vec::new());
     let quiet = oom::is_lent().then(|| Instant::now() + PATIENCE);
     let mut waiting = Waiting { seat, assembler, fds, prepared: None, since: None, quiet };
-    let mut buffer = RECORD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut buffer = record::buffer();
     while waiting.rest(links)? {
         let packet = match socket::receive(&links.port, &mut buffer[..]) {
             Ok(Some(packet)) => packet,

@@ -10,6 +10,7 @@ use crate::guard::guardian::{self, Guarded};
 use crate::guard::oom;
 use crate::guard::place::Site;
 use crate::guard::table::{Table, PATIENCE};
+use crate::kernel::procfs;
 use crate::kernel::sabotage::{self, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
@@ -45,6 +46,7 @@ fn live(title: &Title) -> Result<(), Errno> {
     if !sabotaged(Step::Dumpable) {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     }
+    procfs::lists_children();
     let table = Table::new()?;
     let site = Site::of(&runtime);
     let place = site.find();

@@ -108,8 +108,9 @@ pub fn tracer(pid: i32) -> i32 {
     line.and_then(number).unwrap_or(0)
 }
 
-/// Whether this kernel lists children (CONFIG_PROC_CHILDREN).
-fn lists_children() -> bool {
+/// Whether this kernel lists children (CONFIG_PROC_CHILDREN). Helpers ask before they fork: what each wrote for itself
+/// would be a page of its own.
+pub fn lists_children() -> bool {
     static LISTS: OnceLock<bool> = OnceLock::new();
     *LISTS
         .get_or_init(|| rustix::fs::access("/proc/thread-self/children", rustix::fs::Access::EXISTS).is_ok())
@@ -124,6 +125,12 @@ pub fn children(pid: i32, threads: u32, into: &mut Vec<i32>) {
     if threads <= 1 || sabotaged(Step::Threads) {
         return children_of_task(pid, pid, into);
     }
+    children_of_tasks(pid, into);
+}
+
+/// Never inlined: each keeper's stack would hold its buffer.
+#[inline(never)]
+fn children_of_tasks(pid: i32, into: &mut Vec<i32>) {
     let Ok(tasks) = rustix::fs::open(
         format!("/proc/{pid}/task"),
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,

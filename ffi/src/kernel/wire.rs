@@ -343,7 +343,7 @@ pub struct Launch {
     pub output_piped: bool,
     /// In a cgroup of its own, where one is to be had.
     pub cgroup: bool,
-    pub plan: Option<Plan>,
+    pub plan: Option<Box<Plan>>,
     /// Join this process group (the runtime's, in a terminal's foreground) instead of leading one.
     pub join_group: Option<i32>,
     pub umask: u32,
@@ -709,7 +709,7 @@ impl Launch {
         w.i32(self.nice).i32(self.scheduler.policy).i32(self.scheduler.priority);
         w.i32(self.ioprio).i32(self.oom_score_adj).blob(&self.affinity);
         Attributes::put(self.asked.as_deref(), &mut w);
-        Plan::put(self.plan.as_ref(), &mut w);
+        Plan::put(self.plan.as_deref(), &mut w);
         w.done()
     }
 
@@ -749,7 +749,7 @@ impl Launch {
             close_scope,
             output_piped,
             cgroup,
-            plan,
+            plan: plan.map(Box::new),
             join_group,
             umask,
             rlimits,

@@ -94,7 +94,7 @@ fn record(spec: Spec, path: Vec<u8>, env: Vec<Vec<u8>>, mut inherited: Inherited
         close_scope: spec.close_scope,
         output_piped: spec.stdio[1..].contains(&Stdio::Piped),
         cgroup: !spec.no_cgroup,
-        plan: spec.plan,
+        plan: spec.plan.map(Box::new),
         join_group: inherited.foreground_group,
         umask: inherited.umask,
         rlimits: inherited.rlimits,

@@ -187,7 +187,7 @@ impl Any for Launch {
             close_scope: random.of(&all(Scope::from_number)),
             output_piped: random.one_in(2),
             cgroup: random.one_in(2),
-            plan: plan(random),
+            plan: plan(random).map(Box::new),
             join_group: Some(random.i32()).filter(|&group| group != 0),
             umask: random.u32(),
             rlimits: random.list(3, |random| (random.u64(), random.u64())),

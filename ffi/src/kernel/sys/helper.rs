@@ -147,34 +147,29 @@ pub fn keep_always(fd: OwnedFd) {
     ALWAYS.store(fd.into_raw_fd(), Ordering::Relaxed);
 }
 
-/// Keeps just `wanted`, renumbered to 3, 4, ..., and behind them what is kept always; everything else above 2 is
-/// closed.
+/// Keeps what is kept always, at 3 where there is such, and behind it just `wanted`; everything else above 2 is closed.
+/// (Always at one number: a keeper need not write it down again, which would be a page of its own.)
 pub fn keep_only<const N: usize>(wanted: [OwnedFd; N]) -> Result<[OwnedFd; N], Errno> {
-    let behind = 3 + N as RawFd;
+    const FIRST: RawFd = 3;
+    let always = ALWAYS.load(Ordering::Relaxed);
+    let own = FIRST + RawFd::from(always >= 0);
+    let behind = own + N as RawFd;
     // First out of the way of the targets, so that no dup3 lands on a source.
     let high = wanted.map(|fd| {
-        let copy = rustix::io::fcntl_dupfd_cloexec(&fd, behind + 1);
+        let copy = rustix::io::fcntl_dupfd_cloexec(&fd, behind);
         std::mem::forget(fd); // closed with the rest below
         copy
     });
-    let always = ALWAYS.load(Ordering::Relaxed);
-    let always = if always < 0 {
-        None
-    } else {
+    if always >= 0 && always != FIRST {
         // SAFETY: open, and only this module knows its number.
         let kept = unsafe { BorrowedFd::borrow_raw(always) };
-        Some(rustix::io::fcntl_dupfd_cloexec(kept, behind + 1)?)
-    };
+        ALWAYS.store(move_to(rustix::io::fcntl_dupfd_cloexec(kept, behind)?, FIRST)?, Ordering::Relaxed);
+    }
     let mut numbers = [0; N];
-    for (i, fd) in high.into_iter().enumerate() {
-        numbers[i] = move_to(fd?, 3 + i as RawFd)?;
+    for (at, fd) in (own..).zip(high) {
+        numbers[(at - own) as usize] = move_to(fd?, at)?;
     }
-    let mut first = behind;
-    if let Some(fd) = always {
-        ALWAYS.store(move_to(fd, behind)?, Ordering::Relaxed);
-        first += 1;
-    }
-    close_from(first as u32)?;
+    close_from(behind as u32)?;
     Ok(numbers.map(adopt))
 }
 
@@ -298,6 +293,19 @@ pub fn give_memory_back() {
     unsafe {
         libc::malloc_trim(0)
     };
+}
+
+/// Gives the whole pages of a buffer back to the kernel, where nobody needs what stands in it: it reads as zero then.
+pub fn forget(buffer: &mut [u8]) {
+    const PAGE: usize = 4096; // where pages are larger this is refused
+    let start = buffer.as_ptr() as usize;
+    let (first, end) = (start.next_multiple_of(PAGE), (start + buffer.len()) / PAGE * PAGE);
+    if let Some(pages) = buffer.get_mut(first - start..end.max(first) - start) {
+        let at = pages.as_mut_ptr().cast();
+        // SAFETY: pages of ours alone, borrowed for writing; any bytes are valid in them, zero as well.
+        let _ = unsafe { rustix::mm::madvise(at, pages.len(), rustix::mm::Advice::LinuxDontNeed) };
+        // Refused, they stay as they are.
+    }
 }
 
 /// A stack with an unmapped page below it, gone when dropped.
