@@ -237,6 +237,34 @@ test("capabilities: more than an unprivileged runtime has is refused", async () 
   assertEquals(await host.next("ended"), ["0"]);
 });
 
+asRoot(
+  "capabilities: another user has none of a service's own, and cannot become root by them",
+  async () => {
+    const capabilities = ["setuid", "setgid", "kill"];
+    await using host = Host.start(
+      `
+    const other = { uid: 4321, gid: 4321, cwd: "/" };
+    const status = await open("cat", ["/proc/self/status"], other);
+    const sets = (await status.text()).match(/^Cap(Inh|Prm|Eff|Amb):\\s*(\\S+)$/gm).map((line) => line.split("\\t")[1]);
+    say("other", ...sets);
+    const back = await open("setpriv", ["--reuid=0", "true"], other);
+    say("back", (await back.status).success);
+    const own = await open("grep", ["CapAmb", "/proc/self/status"]);
+    say("own", (await own.text()).trim().split("\\t")[1]);
+    `,
+      { user: { name: "a service", uid: 1234 }, capabilities },
+    );
+    const none = "0".repeat(16);
+    assertEquals(await host.next("other"), [none, none, none, none]);
+    assertEquals(await host.next("back"), ["false"]);
+    assertEquals(
+      await host.next("own"),
+      ["00000000000000e0"],
+      "without a user it has the runtime's",
+    );
+  },
+);
+
 test("a start that is refused on its way leaves nothing", async () => {
   await leavesNothing(async () => {
     for (let round = 0; round < 3; round++) {

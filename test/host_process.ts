@@ -39,6 +39,8 @@ export interface HostOptions {
   cgroup?: Pick<Cgroup, "path"> | null;
   /** As `under`, but run by who runs the tests, before the user is taken on: such as `unshare`. */
   above?: readonly string[];
+  /** What a host of another user keeps of root's capabilities, as its inheritable and ambient ones: `["kill"]`. */
+  capabilities?: readonly string[];
   /** How `open` in this host has to hold a tree: it is asked for, and checked at each port. */
   kill?: Kill;
 }
@@ -161,10 +163,14 @@ export class Host implements AsyncDisposable {
 }
 
 /** The commands that run one another, the innermost the host. */
-function around({ user, cgroup, above = [], under = [] }: HostOptions): string[] {
+function around(
+  { user, cgroup, above = [], under = [], capabilities = [] }: HostOptions,
+): string[] {
   const join = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', cgroup?.path ?? ""];
   const uid = user?.uid ?? null;
-  const drop = ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups"];
+  const sets = ["-all", ...capabilities.map((name) => `+${name}`)].join();
+  const keep = capabilities.length > 0 ? [`--inh-caps=${sets}`, `--ambient-caps=${sets}`] : [];
+  const drop = ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", ...keep];
   return [...(cgroup ? join : []), ...above, ...(uid === null ? [] : drop), ...under];
 }
 

@@ -37,7 +37,9 @@ impl Privileges {
         });
         Privileges {
             bounding: asked.bounding,
-            ambient: asked.ambient,
+            // The kernel takes them from who stops being root, and from nobody else: another user has none of the
+            // runtime's, whoever that is.
+            ambient: asked.ambient.or(asked.uid.map(|_| 0)),
             uid: asked.uid,
             gid: asked.gid,
             seen: groups.as_ref().map_or_else(Vec::new, |ids| vec![0; ids.len() + 1]),
@@ -51,7 +53,7 @@ impl Privileges {
         if let Some(kept) = self.bounding {
             bound(kept)?;
         }
-        if self.ambient.is_some() && self.uid.is_some() {
+        if self.ambient.is_some_and(|ambient| ambient != 0) && self.uid.is_some() {
             // Else the change of user takes them all. The exec clears this flag.
             must(Stage::Capabilities, libc::SYS_prctl, [libc::PR_SET_KEEPCAPS as usize, 1, 0, 0, 0])?;
         }
