@@ -220,6 +220,9 @@ fn furnish(plan: Plan, lot: Lot, ready: &mut Ready, port: &OwnedFd) -> Result<Li
         table.lodge(at, leaves)?;
         let _ = socket::send(port, &FromKeeper::Placed { leaves: leaves.to_vec() }.encode(), &[]);
         // Nobody to tell is seen soon enough.
+        while sabotaged(Step::HangBeforeLeaf) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
     };
     let usual = ready.home.as_ref().ok();

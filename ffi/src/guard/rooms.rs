@@ -104,10 +104,15 @@ impl<'a> Furnisher<'a> {
         }
         let usual_leaf = usual.map(|(leaf, _)| leaf).filter(|_| !in_v2);
         let placed: Vec<Placed> = leaves.iter().chain(usual_leaf).map(Leaf::placed).collect();
-        tell(&placed).map_err(|errno| refusal(Stage::Leaf, errno, "its path"))?;
         let mut made = Vec::new();
-        let built = self.build(&choices, &homes, &mut made).and_then(|rooms| self.check(rooms, usual));
-        built.inspect_err(|_| {
+        // What is told is ended by whoever outlives us. A name that only we can have is told before it is made, so
+        // that nothing stays; one that the caller gave may be somebody else's, and is told when it was made by us.
+        let given = self.plan.place == Where::Path;
+        let early = if given { self.make_all(&choices, &homes, &mut made) } else { Ok(()) };
+        let told =
+            early.and_then(|()| tell(&placed).map_err(|errno| refusal(Stage::Leaf, errno, "its path")));
+        let built = told.and_then(|()| self.build(&choices, &homes, &mut made));
+        built.and_then(|rooms| self.check(rooms, usual)).inspect_err(|_| {
             let until = Instant::now() + UNDO;
             made.retain(|leaf: &Leaf| !leaf.end(until)); // nobody was ever in them
         })
@@ -217,6 +222,19 @@ impl<'a> Furnisher<'a> {
         })
     }
 
+    fn make_all(
+        &self,
+        choices: &[Choice],
+        leaves: &[(Leaf, bool)],
+        made: &mut Vec<Leaf>,
+    ) -> Result<(), Refusal> {
+        for (choice, (leaf, _)) in choices.iter().zip(leaves).filter(|(_, (_, usual))| !usual) {
+            make(leaf, choice.hierarchy, &self.parent(choice.hierarchy)?)?;
+            made.push(leaf.clone());
+        }
+        Ok(())
+    }
+
     fn build(
         &self,
         choices: &[Choice],
@@ -237,8 +255,10 @@ impl<'a> Furnisher<'a> {
             }
             if !usual {
                 self.lot.site.sweep_beside(&parent);
-                make(leaf, choice.hierarchy, &parent)?;
-                made.push(leaf.clone());
+                if !made.contains(leaf) {
+                    make(leaf, choice.hierarchy, &parent)?;
+                    made.push(leaf.clone());
+                }
                 rooms._locks.extend(lock(leaf));
             }
             self.fill(choice, leaf)?;

@@ -82,6 +82,8 @@ steps! {
     HangBeforePdeathsig = "hang-before-pdeathsig",
     /// A hang of the child, right before its exec.
     HangBeforeExec = "hang-before-exec",
+    /// A hang of the keeper, once it has told where the cgroups of a launch with limits will be.
+    HangBeforeLeaf = "hang-before-leaf",
     /// Not a step but a program that is open for writing when it is executed first.
     BusyOnce = "busy-once",
     /// A user database that does not answer.
