@@ -370,7 +370,9 @@ export function answered(spec: Spec, answer: Answer): Spec {
   const privileges = withIdentity(spec.privileges ?? privilegesOf({}), spec.identity, answer);
   const { user } = answer;
   const named = typeof spec.identity.uid === "string" && user !== null;
-  const own = named ? { HOME: user.home, USER: user.name, LOGNAME: user.name } : {};
+  const own: Record<string, string> = named
+    ? { HOME: user.home, USER: user.name, LOGNAME: user.name }
+    : {};
   const env = withDefaults(spec.env, own);
   return Object.freeze({ ...spec, env, privileges, question: null });
 }

@@ -565,6 +565,7 @@ export class Port {
     const buffer = new Uint8Array(64 * 1024);
     let parts: Uint8Array[] = [];
     let length = 0;
+    let tooLong = false;
     const line = (last: Uint8Array) => {
       const whole = concat([...parts, last]);
       (parts = [], length = 0);
@@ -574,6 +575,7 @@ export class Port {
       stdout.claim("port.lines()");
       this.#drainStderr();
       for (let found = false; !found;) {
+        if (tooLong) throw this.#tooMuch(`a line of more than maxLineBytes (${spec.maxLineBytes})`);
         const got = await stdout.read(buffer);
         if (got === 0) {
           if (length > 0) controller.enqueue(line(new Uint8Array(0)));
@@ -582,17 +584,18 @@ export class Port {
         let from = 0;
         for (
           let end = buffer.indexOf(10);
-          end !== -1 && end < got;
+          end !== -1 && end < got && !tooLong;
           end = buffer.indexOf(10, from)
         ) {
+          // The end of a line is none of its bytes. Those before it are delivered first.
+          tooLong = length + end - from - Number(buffer[end - 1] === 13) > spec.maxLineBytes;
+          if (tooLong) break;
           controller.enqueue(line(buffer.subarray(from, end)));
           (from = end + 1, found = true);
         }
         if (from < got) parts.push(buffer.slice(from, got));
         length += got - from;
-        if (length > spec.maxLineBytes) {
-          throw this.#tooMuch(`a line of more than maxLineBytes (${spec.maxLineBytes})`);
-        }
+        tooLong ||= length > spec.maxLineBytes;
       }
     };
     return new ReadableStream({ pull, cancel: () => stdout.cancel() }, { highWaterMark: 0 });
@@ -608,7 +611,7 @@ export class Port {
   #drainStderr(): void {
     const { stderr } = this.#process;
     if (stderr.claimedBy !== null || !stderr.open) return;
-    stderr.claim("nobody");
+    stderr.claim("port.text(), bytes() or lines(), which throw it away");
     const drain = async () => {
       const buffer = new Uint8Array(64 * 1024);
       while (await stderr.read(buffer) > 0);

@@ -88,7 +88,7 @@ export class Process implements PortEvents, Source, Member {
   #holding = false;
   #mailbox: Mailbox;
   /** The handle that owns it now; messages carry it. */
-  sender!: Port;
+  declare sender: Port;
 
   /** Starts it, or takes over one that was `moved` here. */
   constructor(core: Core, spec: Spec, mailbox: Mailbox, moved: Moved | null = null) {

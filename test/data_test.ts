@@ -3,7 +3,7 @@
 
 /** What a program writes arrives: every byte, in order, and before the end is told. */
 
-import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { TextLineStream, toText } from "@std/streams";
 import { Mailbox, type Message, open, type Port, WindowFullError } from "../mod.ts";
 import {
@@ -213,4 +213,18 @@ test("cancelling a stream is what the child sees as a closed pipe", async () => 
   const { reason } = await within(port.status, { what: "the end by SIGPIPE" });
   assertEquals(reason, { kind: "signal", signal: "SIGPIPE", number: 13 });
   await until(() => !alive(id), { what: "its end" });
+});
+
+test("lines(): one that is too long is an error however it arrives, and those before it are told", async () => {
+  for (const pause of ["", "; sleep 0.2"]) {
+    const script = `printf 'abcde\\r\\nabcde\\n'${pause}; printf 'abcdefgh\\nx\\n'; sleep 1000`;
+    await using port = await open("sh", ["-c", script], { maxLineBytes: 5 });
+    const lines: string[] = [];
+    const error = await assertRejects(async () => {
+      for await (const line of port.lines()) lines.push(line);
+    }, RangeError);
+    assertEquals(lines, ["abcde", "abcde"]);
+    assertMatch(error.message, /maxLineBytes \(5\)/);
+    assertEquals((await port.status).cause, "limit");
+  }
 });

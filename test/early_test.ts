@@ -24,7 +24,11 @@ import { Host, USERS } from "./host_process.ts";
 const REFUSED = `
 await (await open("cat")).close();
 say("ready");
-while (await hear() !== null) {
+for (let line = await hear(); line !== null; line = await hear()) {
+  if (line === "start") {
+    say("started", (await (await open("cat", ["/dev/null"])).status).code);
+    continue;
+  }
   const error = await open("true").then(() => null, (error) => error);
   say("refused", error?.name);
 }
@@ -51,6 +55,18 @@ for (const user of USERS) {
     const [keeper, ...ids] = await early(host);
     await gone(ids);
     assert(keeper !== undefined && alive(keeper));
+  });
+
+  test(`as ${user.name}: where somebody kills it the start has another child`, async () => {
+    await using host = Host.start(REFUSED, { user, allow });
+    await host.next("ready");
+    // It is kept for 50 ms: most of these starts find a dead one.
+    for (let turn = 0; turn < 10; turn++) {
+      const [, child] = await early(host);
+      Deno.kill(child?.pid ?? 0, "SIGKILL");
+      await host.tell("start\n");
+      assertEquals(await host.next("started"), ["0"]);
+    }
   });
 
   test(`as ${user.name}: it ends with its keeper, and with the runtime`, async () => {

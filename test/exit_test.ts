@@ -151,3 +151,18 @@ test("a host that ignores SIGCHLD still gets every exit code", async () => {
   assertEquals(await host.next("code"), ["3"]);
   assertEquals((await host.end()).code, 0);
 });
+
+test("usage is that of the tree, whoever was reaped before it", async () => {
+  const busy = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo ready; sleep 1000";
+  for (let turn = 0; turn < 3; turn++) {
+    const port = await open("sh", ["-c", busy]);
+    await ready(port);
+    await port.close(); // its keeper had to kill, and ends with it: the next ones are forked
+    const { usage } = await port.status;
+    assert(usage.userMs > 0);
+    for (let next = 0; next < 3; next++) {
+      const { usage: own } = await (await open("true")).status;
+      assert(own.userMs < usage.userMs, `${own.userMs} ms of ${usage.userMs}`);
+    }
+  }
+});

@@ -16,6 +16,7 @@ import {
   Echo,
   helpers,
   leavesNothing,
+  output,
   PROBE,
   ready,
   Scratch,
@@ -25,7 +26,7 @@ import {
   until,
   warmUp,
 } from "./helpers.ts";
-import { Host } from "./host_process.ts";
+import { Host, USERS } from "./host_process.ts";
 
 await warmUp();
 
@@ -345,6 +346,32 @@ test("umask, cwd, rlimits, nice, affinity, policy and oom score of the runtime a
   assertEquals(stat(pid)?.[38], "3", "SCHED_BATCH");
   assertEquals(Deno.readTextFileSync(`/proc/${pid}/oom_score_adj`), "300\n");
 });
+
+asRoot(
+  "a runtime that root gives more than its helpers have gets others: its children have it, too",
+  async () => {
+    const user = USERS.at(-1);
+    await using host = Host.start(
+      `
+    await (await open("true")).status;
+    say("ready");
+    while (await hear() !== null) {
+      say("child", (await open("cat")).pid);
+    }
+    `,
+      { ...(user === undefined ? {} : { user }), under: ["nice", "-n", "5"] },
+    );
+    await host.next("ready");
+    await output("renice", "-n", "-3", "-p", String(host.pid));
+    await host.tell("go\n");
+    const [first = 0] = await host.numbers("child");
+    assertEquals(stat(first)?.[16], "-3");
+    await output("renice", "-n", "4", "-p", String(host.pid));
+    await host.tell("go\n");
+    const [second = 0] = await host.numbers("child");
+    assertEquals(stat(second)?.[16], "4");
+  },
+);
 
 asRoot("groups set in the runtime after the guardian started are the child's", async () => {
   await using host = Host.start(CHANGED(`

@@ -4,7 +4,7 @@
 /** Runtime, watchdog, guardian and keeper die: alone, in pairs, in threes and all four at one instant. */
 
 import { assertEquals } from "@std/assert";
-import { alive, gone, type Identity, until } from "../helpers.ts";
+import { alive, children, gone, type Identity, stat, until } from "../helpers.ts";
 import { matrixCase, type Run } from "../matrix.ts";
 import { Cast, dieTogether, THREE_TREES } from "./three_trees.ts";
 
@@ -90,6 +90,24 @@ function deaths(number: string, title: string, who: readonly Who[]): void {
 deaths("#4", "three trees with daemons; the runtime is killed", ["runtime"]);
 deaths("#7", "the guardian is killed: all trees end, the next open works", ["guardian"]);
 deaths("#8", "a keeper is killed: its tree ends, the others live", ["keeper"]);
+matrixCase({
+  number: "+",
+  title: "a keeper is killed: whoever of its tree is killed for it is counted",
+  body: async (run) => {
+    await using host = run.start(`
+      const port = await open("sh", ["-c", 'for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo ready $$; wait']);
+      say("ready", ...await ready(port));
+      const { killed, cause } = await port.status;
+      say("ended", killed, cause);
+      await hear();
+    `);
+    const [child = 0] = await host.numbers("ready");
+    await until(() => children(child).length === 8, { what: "eight below the child" });
+    Deno.kill(Number(stat(child)?.[1]), "SIGKILL");
+    assertEquals(await host.next("ended"), ["9", "guardian"]);
+  },
+});
+
 deaths("#9", "runtime and guardian are killed at one instant", ["runtime", "guardian"]);
 deaths("#10", "runtime and a keeper are killed at one instant", ["runtime", "keeper"]);
 deaths("#11", "guardian and all keepers are killed at one instant", ["guardian", "all keepers"]);

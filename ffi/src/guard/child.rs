@@ -273,9 +273,10 @@ pub fn start(
     let mut lack = home.as_ref().err().copied().unwrap_or((Lack::Nothing, 0));
     // One that was cloned before it was known what is asked for knows nothing but the plain way.
     if let (Some(early), true) = (early, plain) {
-        let (pid, pidfd, memory) =
-            early.start(plan, [stdin, stdout, stderr, cwd]).map_err(|errno| (Stage::Fds, errno))?;
-        return Ok(Started { pid, pidfd, outcome, memory, lack });
+        plan = match early.start(plan, [stdin, stdout, stderr, cwd]) {
+            Ok((pid, pidfd, memory)) => return Ok(Started { pid, pidfd, outcome, memory, lack }),
+            Err(plan) => plan,
+        };
     }
     let stack = stack.map_or_else(any_stack, Ok).map_err(at_clone)?;
     let mut procs = None;

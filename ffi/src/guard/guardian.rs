@@ -53,6 +53,8 @@ struct Guardian<'a> {
     leashes: Vec<Option<OwnedFd>>,
     outbox: VecDeque<Vec<u8>>,
     lost: Vec<Lost>,
+    /// Who could not be killed, and has been named to whom they belonged to.
+    named: Vec<i32>,
     escapees: bool,
     title: &'a Title,
     limits: Vec<(u64, u64)>,
@@ -87,7 +89,7 @@ fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Err
     let fds: Vec<_> = own.iter().map(AsFd::as_fd).collect();
     socket::send(&requests, &FromGuardian::Hello { abi: ABI, base }.encode(), &fds)?;
     drop(own);
-    let (leashes, outbox, lost) = (Vec::new(), VecDeque::new(), Vec::new());
+    let (leashes, outbox, lost, named) = (Vec::new(), VecDeque::new(), Vec::new(), Vec::new());
     let limits = crate::kernel::sys::host::rlimits();
     let escapees = false;
     let guardian = Guardian {
@@ -98,6 +100,7 @@ fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Err
         leashes,
         outbox,
         lost,
+        named,
         escapees,
         title,
         limits,
@@ -219,6 +222,7 @@ impl Guardian<'_> {
     /// Reaps keepers; sweeps what those have left that did not end by themselves.
     fn reap(&mut self) {
         helper::drain_events(&self.events);
+        let mut killed = 0;
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = self.table.find(ended.pid) {
                 if ended.wait != Wait::Code(0) {
@@ -228,11 +232,21 @@ impl Guardian<'_> {
                 }
                 self.table.clear(at);
                 self.leashes[at] = None;
+            } else {
+                killed += u32::from(ended.wait == Wait::Signal(Signal::KILL.as_raw()));
             }
             let _ = helper::wait(Whose::Pid(ended.pid), false); // it has ended, as we just saw
         }
+        self.count(killed);
         if !self.lost.is_empty() || self.escapees {
             self.sweep();
+        }
+    }
+
+    /// Counted once where several keepers ended together: who belonged to which of them is known to nobody.
+    fn count(&mut self, killed: u32) {
+        if let Some(first) = self.lost.iter_mut().find(|lost| !lost.told) {
+            first.killed += killed;
         }
     }
 
@@ -247,12 +261,15 @@ impl Guardian<'_> {
             false => Tree { spare: &|pid| table.find(pid).is_some(), hold: None }.step(now + SWEEP),
         };
         self.escapees = !outcome.survivors.is_empty();
-        if let Some(first) = self.lost.iter_mut().find(|lost| !lost.told) {
-            first.killed += outcome.killed; // counted once where several ended together
-        }
+        self.count(outcome.killed);
+        let mut survivors = outcome.survivors;
+        self.named.retain(|&pid| survivors.iter().any(|survivor| survivor.pid == pid));
+        survivors.retain(|survivor| !self.named.contains(&survivor.pid));
         for lost in &mut self.lost {
-            if !lost.told && (lost.until <= now || (lost.leaves.is_empty() && !self.escapees)) {
-                let (id, killed, survivors) = (lost.id, lost.killed, outcome.survivors.clone());
+            if !lost.told && (lost.until <= now || (lost.leaves.is_empty() && survivors.is_empty())) {
+                let (id, killed, survivors) = (lost.id, lost.killed, survivors.clone());
+                // One that nobody can see has no number to be known by.
+                self.named.extend(survivors.iter().map(|survivor| survivor.pid).filter(|&pid| pid != 0));
                 self.outbox.push_back(FromGuardian::Swept { id, killed, survivors }.encode());
                 lost.told = true;
             }

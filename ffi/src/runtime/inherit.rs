@@ -131,6 +131,35 @@ fn look_into(mirror: &Mirror) -> Result<(Identity, Inherited), Errno> {
     Ok((identity, inherited))
 }
 
+/// What helpers have from the thread that started them, as far as more of it takes a privilege: a child can be given
+/// that much. (Who has been given more since, by renice(1), prlimit(1) or choom(1), needs other helpers.)
+pub struct Bounds {
+    nice: i32,
+    hard_limits: Vec<u64>,
+    scheduler: (i32, i32),
+    ioprio: i32,
+    oom_score_adj: i32,
+}
+
+impl Bounds {
+    pub fn of(inherited: &Inherited) -> Self {
+        let Priorities { nice, scheduler, ioprio, .. } = inherited.priorities;
+        let hard_limits = inherited.rlimits.iter().map(|&(_, hard)| hard).collect();
+        Bounds { nice, hard_limits, scheduler, ioprio, oom_score_adj: inherited.oom_score_adj }
+    }
+
+    pub fn allow(&self, wanted: &Inherited) -> bool {
+        let Priorities { nice, scheduler, ioprio, .. } = wanted.priorities;
+        let usual = [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&scheduler.0);
+        let realtime = ioprio >> 13 == 1; // IOPRIO_CLASS_RT
+        nice >= self.nice
+            && wanted.oom_score_adj >= self.oom_score_adj
+            && (usual || scheduler == self.scheduler)
+            && (!realtime || ioprio == self.ioprio)
+            && wanted.rlimits.iter().zip(&self.hard_limits).all(|((_, wanted), own)| wanted <= own)
+    }
+}
+
 fn rights(status: &[u8]) -> Identity {
     let mut identity = Vec::with_capacity(2048);
     for line in status.split(|&b| b == b'\n').filter(|line| RIGHTS.iter().any(|name| line.starts_with(name)))

@@ -12,7 +12,7 @@ use crate::kernel::wire::{Attributes, Launch, Scheduler, Spec, Stage, Stdio, ToK
 use crate::runtime::credentials;
 use crate::runtime::descriptors::Descriptors;
 use crate::runtime::environment::Program;
-use crate::runtime::inherit::{self, Identity, Inherited};
+use crate::runtime::inherit::{self, Bounds, Identity, Inherited};
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, Env, Port, Terms};
 use crate::runtime::reactor::{reactor, Prepared, Reactor};
@@ -120,7 +120,7 @@ pub fn spawn(env: u32, path: &[u8]) -> Result<i32, Refusal> {
         return Err((Stage::Spec, Errno::INVAL).into());
     }
     let (identity, inherited) = fault("look").and_then(|()| inherit::look()).map_err(at(Stage::Guardian))?;
-    let pair = pair_of(reactor, identity)?;
+    let pair = pair_of(reactor, identity, &inherited)?;
     let asked = asked.of(&pair, &env)?;
     asked.start(program, inherited)
 }
@@ -186,19 +186,22 @@ impl Asked<'_> {
     }
 }
 
-/// The helpers that have these rights and confinement, started where there are none.
-fn pair_of(reactor: &Reactor, identity: Identity) -> Result<Arc<Pair>, Failed> {
+/// The helpers that have these rights and confinement and can give a child what it inherits, started where there are
+/// none.
+fn pair_of(reactor: &Reactor, identity: Identity, inherited: &Inherited) -> Result<Arc<Pair>, Failed> {
     // One thread at a time: two that find none at the same moment are to share one.
     let _starting = lock(&reactor.starting);
     let usable = |pair: &&Arc<Pair>| {
-        pair.current.load(Ordering::Acquire) && (pair.identity == identity || sabotaged(Step::Identity))
+        pair.current.load(Ordering::Acquire)
+            && (pair.identity == identity || sabotaged(Step::Identity))
+            && pair.bounds.allow(inherited)
     };
     let found = lock(&reactor.shared).pairs.values().find(usable).cloned();
     if let Some(pair) = found {
         return Ok(pair);
     }
     let give_up = |watchdog| reactor.give_up(watchdog);
-    let pair = Arc::new(Pair::start(reactor.next_id(), identity, give_up)?);
+    let pair = Arc::new(Pair::start(reactor.next_id(), (identity, Bounds::of(inherited)), give_up)?);
     // Before others can find it: one that is not watched would answer nobody.
     reactor.watch_pair(&pair).inspect_err(|_| give_up(pair.watchdog)).map_err(at(Stage::Guardian))?;
     lock(&reactor.shared).pairs.insert(pair.id, pair.clone());

@@ -8,7 +8,7 @@ use crate::kernel::socket;
 use crate::kernel::sys::host;
 use crate::kernel::wire::Stage;
 use crate::runtime::environment::errno_of;
-use crate::runtime::inherit::Identity;
+use crate::runtime::inherit::{Bounds, Identity};
 use crate::runtime::pipe;
 use crate::runtime::port::Outlet;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,6 +25,7 @@ pub struct Pair {
     pub id: u32,
     /// Of the thread that started it.
     pub identity: Identity,
+    pub bounds: Bounds,
     pub requests: Mutex<Outlet>,
     /// Its end says to the watchdog that we are gone, or to us that the watchdog is.
     pub watch: OwnedFd,
@@ -130,11 +131,15 @@ impl Pair {
     /// Starts a pair from the calling thread, whose confinement it inherits:
     /// the library through the dynamic loader, with what guard/watchdog.rs expects.
     /// A watchdog that is of no use goes to `give_up`; it sees that its sockets are closed.
-    pub fn start(id: u32, identity: Identity, give_up: impl Fn(Pid)) -> Result<Pair, (Stage, Errno)> {
-        Self::try_start(id, identity, give_up).map_err(|errno| (Stage::Guardian, errno))
+    pub fn start(id: u32, who: (Identity, Bounds), give_up: impl Fn(Pid)) -> Result<Pair, (Stage, Errno)> {
+        Self::try_start(id, who, give_up).map_err(|errno| (Stage::Guardian, errno))
     }
 
-    fn try_start(id: u32, identity: Identity, give_up: impl Fn(Pid)) -> Result<Pair, Errno> {
+    fn try_start(
+        id: u32,
+        (identity, bounds): (Identity, Bounds),
+        give_up: impl Fn(Pid),
+    ) -> Result<Pair, Errno> {
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| errno_of(&e));
         let null = fault("null").and_then(|()| pipe::null())?;
         let (requests, far) = fault("guardian-socket").and_then(|()| socket::pair())?;
@@ -162,6 +167,7 @@ impl Pair {
         Ok(Pair {
             id,
             identity,
+            bounds,
             requests: Mutex::new(Outlet::new(requests)),
             watch,
             watchdog: pid,

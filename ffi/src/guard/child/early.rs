@@ -7,7 +7,7 @@
 //! meanwhile. The child has no descriptor of the launch then. It waits on a
 //! socket of its keeper's, gets them over that, into a table of its own, and
 //! finds its plan in the memory that they share. Where nothing comes of it, it
-//! is killed; where the keeper ends, it ends.
+//! is killed; where the keeper ends, the kernel kills it.
 
 use super::{call, clone, die_with_keeper, idle_stack, serve, Memory, Plan};
 use crate::kernel::socket;
@@ -15,7 +15,6 @@ use crate::kernel::sys::helper::{self, Stack, Whose};
 use crate::kernel::wire::Stage;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::io::Errno;
 use rustix::process::Signal;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -52,12 +51,15 @@ impl Early {
         }
     }
 
-    /// Gives it what it has waited for: its 0, 1 and 2 and its working directory.
-    pub fn start(mut self, plan: Box<Plan>, fds: [&OwnedFd; 4]) -> Result<(i32, OwnedFd, Memory), Errno> {
-        let pidfd = self.pidfd.try_clone().map_err(|_| Errno::MFILE)?;
-        let Some((_, place)) = &self.memory else { return Err(Errno::CHILD) };
+    /// Gives it what it has waited for: its 0, 1 and 2 and its working directory. The plan comes back where that is not
+    /// to be done, as when somebody has killed it.
+    pub fn start(mut self, plan: Box<Plan>, fds: [&OwnedFd; 4]) -> Result<(i32, OwnedFd, Memory), Box<Plan>> {
+        let (Ok(pidfd), Some((_, place))) = (self.pidfd.try_clone(), &self.memory) else { return Err(plan) };
         place.plan.store(std::ptr::from_ref(&*plan).cast_mut(), Ordering::Release);
-        socket::send(&self.wire, &[1], &fds.map(AsFd::as_fd))?;
+        if socket::send(&self.wire, &[1], &fds.map(AsFd::as_fd)).is_err() {
+            drop(self); // before the plan goes elsewhere
+            return Err(plan);
+        }
         let (stack, place) =
             self.memory.take().map_or((None, None), |(stack, place)| (Some(stack), Some(place)));
         Ok((self.pid, pidfd, Memory { stack, plan, _place: place }))
@@ -94,7 +96,7 @@ extern "C" fn wait(place: *const ()) -> ! {
     }
 }
 
-/// Four descriptors; none where the keeper has closed its end: then there is no plan either.
+/// Four descriptors; none where nothing came over the socket: then there is no plan either.
 fn receive(socket: i32) -> Option<Result<[i32; 4], (Stage, isize)>> {
     const WHOLE: usize = 4 * size_of::<u64>(); // the header of 16 bytes and four numbers
     let mut byte = 0_u8;
