@@ -15,12 +15,13 @@ import {
   helpers,
   identities,
   type Identity,
+  stat,
   test,
   until,
 } from "./helpers.ts";
 import { Host, USERS } from "./host_process.ts";
 
-/** Is refused a start each time that it is told to. */
+/** Starts what it is told to: `true` is not permitted. */
 const REFUSED = `
 await (await open("cat")).close();
 say("ready");
@@ -29,17 +30,18 @@ for (let line = await hear(); line !== null; line = await hear()) {
     say("started", (await (await open("cat", ["/dev/null"])).status).code);
     continue;
   }
-  const error = await open("true").then(() => null, (error) => error);
+  const error = await open(line).then(() => null, (error) => error);
   say("refused", error?.name);
 }
 `;
 
 /** A child that waits for a plan which it will not get, its keeper before it. It is there for a moment only. */
-async function early(host: Host): Promise<Identity[]> {
+async function early(host: Host, program = "true"): Promise<Identity[]> {
   const { guardian } = helpers(host.pid);
   return await until(async () => {
-    await host.tell("go\n");
-    assertEquals(await host.next("refused"), ["PermissionError"]);
+    await host.tell(`${program}\n`);
+    const name = program === "true" ? "PermissionError" : "SpawnError";
+    assertEquals(await host.next("refused"), [name]);
     const pairs = children(guardian).map((keeper) => [keeper, ...children(keeper)]);
     const ids = identities(pairs.find((pair) => pair.length > 1) ?? []).filter(alive);
     return ids.length > 1 && ids;
@@ -62,8 +64,9 @@ for (const user of USERS) {
     await host.next("ready");
     // It is kept for 50 ms: most of these starts find a dead one.
     for (let turn = 0; turn < 10; turn++) {
-      const [, child] = await early(host);
+      const [, child] = await early(host, "no-such-program");
       Deno.kill(child?.pid ?? 0, "SIGKILL");
+      await until(() => stat(child?.pid ?? 0)?.[0] === "Z", { what: "its end" });
       await host.tell("start\n");
       assertEquals(await host.next("started"), ["0"]);
     }
