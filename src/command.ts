@@ -58,9 +58,13 @@ export interface CommandResult extends ExitStatus {
  * assertEquals([code, new TextDecoder().decode(stderr)], [3, "no\n"]);
  * ```
  *
+ * An end by `timeoutMs`, by a `signal` that is aborted while it runs, or by `maxOutputBytes` is a result: `cause` says
+ * `"timeout"`, `"abort"` or `"limit"`, and what came until then is there.
+ *
  * @param command a name to look up on the child's PATH, or a path.
  * @param args what follows argv[0].
  * @throws {SpawnError} and whatever else `open` rejects with, where it does not start.
+ * @throws the reason of a `signal` that is aborted before it has started.
  * @throws whatever a stream that is its `input` fails with; the tree is ended before, as by an abort: a program
  * must not take half of its input for all.
  */

@@ -129,7 +129,11 @@ export class Port {
     return this.#process.pid;
   }
 
-  /** How it ended; resolves when the whole tree is gone, and never rejects. It does not wait for readers. */
+  /**
+   * How it ended; resolves when the whole tree is gone, and never rejects. It
+   * does not wait for readers; but a program that fills a pipe which nobody
+   * reads waits itself, and does not end: read it, or give `stdout: "null"`.
+   */
   get status(): Promise<ExitStatus> {
     return this.#process.status;
   }

@@ -134,8 +134,32 @@ function holdings(host: Host): Holdings {
   // The runtime opens its caches when it likes.
   const kinds = / -> (socket|pipe|anon_inode|\/dev\/null)/;
   const fds = pids.flatMap((pid) => descriptors(pid) ?? []).filter((fd) => kinds.test(fd));
-  const own = fds.filter((fd) => !runtimes.has(fd.match(/socket:\[(\d+)\]$/)?.[1] ?? ""));
+  // It copies its own stdio, too, when it first reads from it.
+  const target = (fd: string) => fd.replace(/^\d+ -> /, "");
+  const stdio = (descriptors(host.pid) ?? []).filter((fd) => /^[012] /.test(fd)).map(target);
+  const own = fds.filter((fd) =>
+    !runtimes.has(fd.match(/socket:\[(\d+)\]$/)?.[1] ?? "") && !stdio.includes(target(fd))
+  );
   return { running: pids.map(comm).sort().join(), fds: own.length, leaves: leaves(host) };
+}
+
+/** Every descriptor of the host and of what runs below it, by whose it is. */
+function descriptorsOf(host: Host): string[] {
+  const streams = streamSockets();
+  const kind = (fd: string) => {
+    const inode = fd.match(/socket:\[(\d+)\]$/)?.[1];
+    if (inode !== undefined) return streams.has(inode) ? "stream socket" : "socket";
+    return fd.replace(/^.* -> /, "").replace(/\d+/g, "");
+  };
+  return [host.pid, ...descendants(host.pid)].flatMap((pid) =>
+    (descriptors(pid) ?? []).map((fd) => `${comm(pid)}: ${kind(fd)}`)
+  );
+}
+
+/** Those of `now` that are more than in `then`. */
+function unlike(now: readonly string[], then: readonly string[]): string[] {
+  const left = [...then];
+  return now.filter((one) => !left.includes(one) || !left.splice(left.indexOf(one), 1));
 }
 
 interface Holdings {
@@ -189,7 +213,7 @@ for (const user of USERS) {
         const [name] = await failAt(host, warm + late, ++turn);
         assertEquals(name, warm.startsWith("nowhere") ? "none" : "SpawnError");
       }
-      const before = await settled(host);
+      const [then, before] = await settled(host);
       for (const { point, errnos, stage, told } of points) {
         for (const errno of errnos) {
           const error = await failAt(host, `${point}:${errno}${late}`, ++turn);
@@ -199,7 +223,9 @@ for (const user of USERS) {
             return now.running === before.running && now.fds <= before.fds &&
               now.leaves <= before.leaves;
           }, {
-            what: () => `no more than before ${point}: ${JSON.stringify([before, holdings(host)])}`,
+            what: () =>
+              `no more than before ${point}: ${JSON.stringify([before, holdings(host)])}; ` +
+              `then, and not before: ${unlike(descriptorsOf(host), then)}`,
           });
         }
       }
@@ -208,7 +234,7 @@ for (const user of USERS) {
 }
 
 /** What it holds once the helpers that were given up are gone: the first port's and the current ones. */
-async function settled(host: Host): Promise<Holdings> {
+async function settled(host: Host): Promise<[string[], Holdings]> {
   const count = (name: string) => descendants(host.pid).filter((pid) => comm(pid) === name).length;
   const names = ["proton-watchdog", "proton-guardian", "proton-keeper", "proton-spare"];
   // The runtime's of the watchdogs, and of the guardians, whose own come with their first words.
@@ -217,7 +243,7 @@ async function settled(host: Host): Promise<Holdings> {
   await until(() => is() === "2,2,1,1,4", {
     what: () => `two pairs, a keeper in use and one in spare, pidfds of the four: ${is()}`,
   });
-  return holdings(host);
+  return [descriptorsOf(host), holdings(host)];
 }
 
 test("#33 a reactor that could not be started is started by the next call", async () => {

@@ -7,7 +7,6 @@ import { assertEquals } from "@std/assert";
 import { Cgroup, Ground, MOUNT, versionOf } from "../cgroups.ts";
 import { alive, asRoot, assert, gone, identities, identity, stat, until } from "../helpers.ts";
 import { Host, USERS } from "../host_process.ts";
-import { sabotagedHost, STEPS } from "../sabotaged.ts";
 import { dieTogether } from "./three_trees.ts";
 
 const BELOW = (ground: Ground) => `cgroupBase: ${JSON.stringify(ground.path)}`;
@@ -332,42 +331,3 @@ limitTest("v2: cgroupMoveSelf makes room for limits, and nothing of it stays", a
 function switchOnFor(controller: string): void {
   Deno.writeTextFileSync(`${MOUNT}/cgroup.subtree_control`, `+${controller}`);
 }
-
-limitTest(
-  "a cgroup of somebody else's at cgroupPath is nobody's of ours, whoever of us dies",
-  async () => {
-    using ground = new Ground(["pids"]);
-    const theirs = `${ground.folders[0]}/theirs`;
-    Deno.mkdirSync(theirs);
-    const join = 'echo $$ > "$0/cgroup.procs" && exec sleep 1000';
-    await using bystander = new Deno.Command("sh", { args: ["-c", join, theirs] }).spawn();
-    const members = () => Deno.readTextFileSync(`${theirs}/cgroup.procs`).trim();
-    await until(() => members() === String(bystander.pid), { what: "the bystander in its cgroup" });
-    const id = identity(bystander.pid);
-    // What is told to the others is told before this hang; a path that is there is refused before it is told.
-    await using host = sabotagedHost(
-      `
-    const options = { cgroupControllers: ["pids"], cgroupPath: "${ground.path}/theirs" };
-    const opening = open("true", [], options).then(() => "started", ({ code }) => code);
-    say("asked");
-    say("refused", await opening);
-    await hear();
-    `,
-      { env: { [STEPS]: "hang-before-leaf" } },
-    );
-    await host.next("asked");
-    assertEquals(await host.next("refused"), ["EEXIST"]);
-    await everythingDies(host);
-    assertEquals([alive(id), members()], [true, String(bystander.pid)]);
-    bystander.kill("SIGKILL");
-    await bystander.status;
-    await until(() => {
-      try {
-        Deno.removeSync(theirs);
-        return true;
-      } catch {
-        return false; // busy for a moment
-      }
-    }, { what: "the end of the test's own cgroup" });
-  },
-);
