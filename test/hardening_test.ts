@@ -166,56 +166,55 @@ test("noNewPrivs: set where it was asked for, else as the runtime has it", async
   assertEquals([port, other].map(({ pid }) => statusField(pid, "NoNewPrivs")), ["1", own]);
 });
 
-/** The sets of a process, as numbers. */
-function capabilities(pid: number): Record<"Inh" | "Prm" | "Eff" | "Bnd" | "Amb", bigint> {
-  const set = (name: string) => BigInt(`0x${statusField(pid, `Cap${name}`)}`);
-  return {
-    Inh: set("Inh"),
-    Prm: set("Prm"),
-    Eff: set("Eff"),
-    Bnd: set("Bnd"),
-    Amb: set("Amb"),
-  };
+type Sets = Record<"Inh" | "Prm" | "Eff" | "Bnd" | "Amb", bigint>;
+
+/** As the status of a process tells them. */
+function sets(status: string): Sets {
+  const set = (name: string) => BigInt(`0x${status.match(`Cap${name}:\\s*(\\S+)`)?.[1] ?? ""}`);
+  return { Inh: set("Inh"), Prm: set("Prm"), Eff: set("Eff"), Bnd: set("Bnd"), Amb: set("Amb") };
 }
+
+const OURS = sets(Deno.readTextFileSync("/proc/self/status"));
 
 function setOf(...names: Capability[]): bigint {
   return names.reduce((set, name) => set | 1n << BigInt(CAPABILITIES.indexOf(name)), 0n);
 }
 
+/**
+ * Of a program by its own word: who is asked about it from outside may see it in the middle of its exec, with what
+ * it had before.
+ */
+async function childs(options: OpenOptions, ...wrapped: string[]): Promise<Sets> {
+  const [command = "", ...args] = [...wrapped, "grep", "^Cap", "/proc/self/status"];
+  await using port = await open(command, args, options);
+  return sets(await port.text());
+}
+
 asRoot("capabilities.bounding: root's child has those and can never have another", async () => {
   const bounding: Capability[] = ["CAP_KILL", "CAP_NET_BIND_SERVICE"];
-  await using port = await open("cat", [], { capabilities: { bounding } });
   const kept = setOf(...bounding);
-  const got = capabilities(port.pid);
+  const got = await childs({ capabilities: { bounding } });
   assertEquals([got.Bnd, got.Prm, got.Eff, got.Inh & ~kept], [kept, kept, kept, 0n]);
-  await using none = await open("cat", [], { capabilities: { bounding: [] } });
-  const nothing = capabilities(none.pid);
+  const nothing = await childs({ capabilities: { bounding: [] } });
   assertEquals(Object.values(nothing), [0n, 0n, 0n, 0n, 0n]);
-  await using whole = await open("cat");
-  assertEquals(capabilities(whole.pid).Bnd, capabilities(Deno.pid).Bnd, "the next has all again");
+  assertEquals((await childs({})).Bnd, OURS.Bnd, "the next has all again");
 });
 
 asRoot("capabilities.ambient: another user's child has those and hands them on", async () => {
-  const options: OpenOptions = {
-    uid: 4711,
-    gid: 4711,
-    capabilities: { ambient: ["CAP_NET_BIND_SERVICE"] },
-  };
-  await using port = await open("sh", ["-c", "cat & wait"], options);
+  const other: OpenOptions = { uid: 4711, gid: 4711 };
+  const options: OpenOptions = { ...other, capabilities: { ambient: ["CAP_NET_BIND_SERVICE"] } };
   const one = setOf("CAP_NET_BIND_SERVICE");
-  const { Bnd, ...sets } = capabilities(port.pid);
-  assertEquals(Object.values(sets), [one, one, one, one]);
-  assertEquals(Bnd, capabilities(Deno.pid).Bnd);
-  await using both = await open("cat", [], {
-    ...options,
+  const own = await childs(options);
+  assertEquals(own, { Inh: one, Prm: one, Eff: one, Bnd: OURS.Bnd, Amb: one });
+  assertEquals(await childs(options, "sh", "-c", '"$@"; :', "sh"), own, "and its own child");
+  const kill = setOf("CAP_KILL");
+  const got = await childs({
+    ...other,
     noNewPrivs: true,
     capabilities: { bounding: ["CAP_CHOWN", "CAP_KILL"], ambient: ["CAP_KILL"] },
   });
-  const kill = setOf("CAP_KILL");
-  const got = capabilities(both.pid);
   assertEquals([got.Prm, got.Eff, got.Amb, got.Bnd], [kill, kill, kill, kill | setOf("CAP_CHOWN")]);
-  await using plain = await open("cat", [], { uid: 4711, gid: 4711 });
-  const { Bnd: _, ...left } = capabilities(plain.pid);
+  const { Bnd: _, ...left } = await childs(other);
   assertEquals(Object.values(left), [0n, 0n, 0n, 0n], "none without being asked");
 });
 
