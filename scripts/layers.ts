@@ -94,7 +94,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["guard/spare"],
       ["guard/keeper"],
       ["guard/rooms", "guard/record"],
-      ["guard/place", "guard/child", "guard/oom", "guard/table"],
+      ["guard/place", "guard/child", "guard/hurry", "guard/oom", "guard/table"],
     ],
   ],
   base: [

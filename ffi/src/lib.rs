@@ -17,6 +17,7 @@ pub mod kernel {
 pub mod guard {
     pub mod child;
     pub mod guardian;
+    pub mod hurry;
     pub mod keeper;
     pub mod oom;
     pub mod place;

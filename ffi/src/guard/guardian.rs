@@ -7,6 +7,7 @@
 //! - When the runtime is gone it lets every keeper have its grace, ends those that take longer, and leaves last.
 //! - No signal but SIGKILL ends it.
 
+use crate::guard::hurry::Hurry;
 use crate::guard::place::{Found, Place, Site};
 use crate::guard::rooms::Lot;
 use crate::guard::spare::{self, Birth};
@@ -26,6 +27,9 @@ use std::time::{Duration, Instant};
 
 /// How long the end of a lost keeper's tree is fought for, before the runtime is told who is left.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// The longest step of that: others want to be served as well.
+const TURN: Duration = Duration::from_millis(200);
 
 /// How often it is looked at until then. Others are served in between.
 const STEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
@@ -258,7 +262,11 @@ impl Guardian<'_> {
         }
         let outcome = match sabotaged(Step::GuardianSweep) {
             true => Outcome::default(),
-            false => Tree { spare: &|pid| table.find(pid).is_some(), hold: None }.step(now + SWEEP),
+            false => {
+                let hurry = Hurry::default(); // for this step
+                let spare = &|pid| table.find(pid).is_some();
+                Tree { spare, hold: None, crowd: &|| hurry.up() }.step(now + TURN)
+            }
         };
         self.escapees = !outcome.survivors.is_empty();
         self.count(outcome.killed);
@@ -336,8 +344,10 @@ fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), E
             }
             let _ = helper::wait(Whose::Pid(ended.pid), false);
         }
-        let sweep = Tree { spare: &|pid| table.find(pid).is_some(), hold: None };
-        let outcome = sweep.end(Instant::now() + Duration::from_secs(1));
+        let hurry = Hurry::default();
+        let spare = &|pid| table.find(pid).is_some();
+        let sweep = Tree { spare, hold: None, crowd: &|| hurry.up() };
+        let outcome = sweep.end(Instant::now() + Duration::from_secs(1), &std::thread::sleep);
         let left = helper::wait(Whose::Any, true).is_ok();
         let last = table.keepers().map(|(at, _)| table.allowance(at)).max().unwrap_or_default();
         let given_up = !outcome.survivors.is_empty() && begun.elapsed() > last + SWEEP;

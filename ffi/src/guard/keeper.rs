@@ -10,6 +10,7 @@
 //! - It never waits for one thing only: whatever hangs, the rest is still heard.
 
 use crate::guard::child::{self, Memory, Own, Ready};
+use crate::guard::hurry::Hurry;
 use crate::guard::oom;
 use crate::guard::place::{Found, Why};
 use crate::guard::record;
@@ -20,7 +21,7 @@ use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Ended, Whose};
 use crate::kernel::sys::host::Priorities;
-use crate::kernel::tree::{is_blind, Outcome, Tree};
+use crate::kernel::tree::{is_blind, Outcome, Tree, LONGEST};
 use crate::kernel::wire::plan::{Plan, Version};
 use crate::kernel::wire::{
     Cause, Done, Figure, FromKeeper, Held, Lack, Launch, Placed, Scope, Stage, ToKeeper, Wait,
@@ -107,6 +108,9 @@ struct Limited {
 
 /// How long the kernel may take from its word that memory is out to its kill.
 const OOM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The shortest pause between two looks at a tree that does not end at once.
+const BREATH: Duration = Duration::from_millis(5);
 
 /// How long a tree may take to stand still.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(1);
@@ -319,7 +323,7 @@ impl Keeper {
     }
 
     fn tree(&self) -> Tree<'static> {
-        Tree { spare: &|_| false, hold: Some(self.pid) }
+        Tree { spare: &|_| false, hold: Some(self.pid), crowd: &|| {} }
     }
 
     /// Until its tree has ended. Its links are given back where it can keep another child.
@@ -689,7 +693,6 @@ impl Keeper {
     /// SIGKILL until nothing is left.
     fn kill(&mut self) -> Result<Outcome, Errno> {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
-        let _ = rustix::process::setpriority_process(None, -20); // root only; a bomb starves us otherwise
         self.kill_leaf(deadline);
         if let (true, Some(group)) = (self.own_group, Pid::from_raw(self.pid)) {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
@@ -698,7 +701,8 @@ impl Keeper {
         let mut outcome = if is_blind() && self.leaf_is_empty() {
             Outcome::default() // proven by its cgroup alone
         } else {
-            self.tree().end(deadline)
+            let hurry = Hurry::default(); // until it has ended
+            Tree { crowd: &|| hurry.up(), ..self.tree() }.end(deadline, &|pause| self.rest(pause))
         };
         if self.wait.is_none() {
             self.wait = helper::wait(Whose::Pid(self.pid), true)?.map(|ended| ended.wait);
@@ -713,8 +717,18 @@ impl Keeper {
         let mut pause = Duration::from_micros(100);
         // Refused where the child has made it threaded: then the loop alone has to do.
         while leaf.kill().is_ok() && leaf.is_populated() == Ok(true) && Instant::now() < until {
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(2));
+            self.rest(pause);
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+
+    /// While the tree ends: a longer pause is over when one of its processes has ended, which mostly is the last.
+    fn rest(&self, pause: Duration) {
+        std::thread::sleep(pause.min(BREATH)); // they may be hundreds that end one by one
+        if pause > BREATH {
+            let mut waiting = [PollFd::new(&self.events, PollFlags::IN)];
+            let _ = poll(&mut waiting, Some(Instant::now() + (pause - BREATH))); // at worst it was no pause
+            helper::drain_events(&self.events);
         }
     }
 
@@ -820,7 +834,8 @@ impl Keeper {
             }
             helper::drain_events(&self.events);
             if left {
-                Tree { spare: &|_| false, hold: None }.end(Instant::now() + Duration::from_millis(100));
+                let tree = Tree { hold: None, ..self.tree() };
+                tree.end(Instant::now() + Duration::from_millis(100), &std::thread::sleep);
             }
         }
     }

@@ -29,7 +29,12 @@ pub struct Tree<'a> {
     /// A direct child that is signalled with the rest but never reaped here:
     /// its zombie keeps its pid and its group from being used again.
     pub hold: Option<i32>,
+    /// Called when it turns out to be a [`CROWD`], while that is being signalled.
+    pub crowd: &'a dyn Fn(),
 }
+
+/// So many may be forking as fast as they are found.
+pub const CROWD: usize = 32;
 
 /// How an attempt to end everything went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +53,10 @@ pub const UNSEEN: Survivor =
 pub fn is_blind() -> bool {
     procfs::stat(std::process::id() as i32).is_none()
 }
+
+/// The longest pause between two attempts. Who waits has mostly nothing to do: where a thousand trees end at once,
+/// all that their keepers do is taken from what they wait for.
+pub const LONGEST: Duration = Duration::from_millis(100);
 
 impl Tree<'_> {
     fn children(&self) -> Vec<i32> {
@@ -86,8 +95,9 @@ impl Tree<'_> {
     }
 
     /// Kills everything and proves it gone: no child is left, or `deadline`
-    /// has passed and the rest is named.
-    pub fn end(&self, deadline: Instant) -> Outcome {
+    /// has passed and the rest is named. Between two attempts it is given up to `rest` to wait for longer and longer,
+    /// or until one of them has ended.
+    pub fn end(&self, deadline: Instant, rest: &dyn Fn(Duration)) -> Outcome {
         let mut killed = 0;
         let mut pause = Duration::from_micros(200);
         loop {
@@ -100,8 +110,8 @@ impl Tree<'_> {
                     survivors: if empty { Vec::new() } else { self.survivors(&refused) },
                 };
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(5));
+            rest(pause.min(deadline.saturating_duration_since(Instant::now())));
+            pause = (pause * 2).min(LONGEST);
         }
     }
 
@@ -198,6 +208,9 @@ impl Sweep {
                 procfs::children(pid, u32::MAX, &mut found);
             }
             let Some(stat) = self.visit(pid, parent, me, &mut fresh) else { continue };
+            if self.seen.len() == CROWD {
+                (tree.crowd)();
+            }
             delay(Step::SlowVisit, Duration::from_millis(300));
             if sabotaged(Step::ReapLast) {
                 tree.reap();
