@@ -68,6 +68,25 @@ test("TextDecoderStream and TextLineStream: characters and lines across the bord
   assertEquals([count, (await port.status).success], [20_000, true]);
 });
 
+test("a chunk is its reader's own for as long as it is kept, however much is read meanwhile", async () => {
+  await using kept = await flood(32 * MIB + 7);
+  await using dropped = await flood(320 * MIB);
+  const chunks: Uint8Array[] = [];
+  const keep = async () => {
+    for await (const chunk of kept.stdout) {
+      chunks.push(chunk);
+      await new Promise((resolve) => setTimeout(resolve)); // among those of the other
+    }
+  };
+  await Promise.all([keep(), isPattern(dropped.stdout, 320 * MIB)]);
+  const pattern = new Pattern(1);
+  for (const chunk of chunks) {
+    assertEquals(chunk.buffer.byteLength, chunk.byteLength, "nothing of others is in its buffer");
+    pattern.feed(chunk);
+  }
+  assertEquals(pattern.bytes, 32 * MIB + 7);
+});
+
 test("CompressionStream: gzip(1) reads what it made of a child's output", async () => {
   await using port = await flood(4 * MIB);
   await using gzip = await open("gzip", ["-dc"]);

@@ -17,6 +17,7 @@ import { killCrowd } from "./crowd.ts";
 import { serveClients } from "../clients.ts";
 import { killHosts } from "./hosts.ts";
 import { limitedPorts } from "./limits.ts";
+import { peaks, type Work } from "./memory.ts";
 
 interface Part {
   what: string;
@@ -62,7 +63,28 @@ const PARTS: Readonly<Record<string, Part>> = {
     run: (_, count, progress) =>
       serveClients({ parallel: 200, rounds: Math.max(1, Math.ceil(count / 200)), progress }),
   },
+  stream: {
+    what: "GiB through a default reader, in flat memory",
+    count: 100,
+    run: (_, count, progress) => flat("stream", { count, step: 1, progress }),
+  },
+  byob: {
+    what: "GiB through a reader with one buffer, in flat memory",
+    count: 100,
+    run: (_, count, progress) => flat("byob", { count, step: 1, progress }),
+  },
+  spawns: {
+    what: "starts, in flat memory",
+    count: 100_000,
+    run: (_, count, progress) => flat("spawns", { count, step: 1_000, progress }),
+  },
 };
+
+/** Says the peaks, which are the answer. */
+async function flat(work: Work, options: Parameters<typeof peaks>[1]): Promise<void> {
+  const { first, last } = await peaks(work, options);
+  console.log(`${work}: peak of the first half ${first} KiB, of the last half ${last} KiB`);
+}
 
 const SECOND = 1_000;
 

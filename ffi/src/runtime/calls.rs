@@ -49,10 +49,8 @@ pub fn read(env: u32, port: i32, stream: i32, into: &mut [u8]) -> Result<usize, 
 
 pub fn write(env: u32, port: i32, stream: i32, bytes: &[u8]) -> Result<usize, Errno> {
     let port = reactor()?.port(env, port)?;
-    let stdio = lock(self::stream(&port, stream, false)?.1);
-    let end = stdio.end.as_ref().ok_or(Errno::PIPE)?;
-    // SIGPIPE is ignored in all three runtimes.
-    rustix::io::retry_on_intr(|| rustix::io::write(&end.fd, bytes))
+    let mut stdio = lock(self::stream(&port, stream, false)?.1);
+    stdio.end.as_mut().ok_or(Errno::PIPE)?.write(bytes)
 }
 
 pub fn arm(env: u32, port: i32, stream: i32) -> Result<(), Errno> {

@@ -117,6 +117,17 @@ impl End {
         rustix::io::read(&self.fd, &mut into[..most])
     }
 
+    /// Writes without waiting. A pipe that does not take all of it is full: it grows.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        // SIGPIPE is ignored in all three runtimes.
+        let took = rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, bytes));
+        let full = took.map_or_else(|errno| errno == Errno::AGAIN, |n| n < bytes.len());
+        if full && !self.grown && self.is_pipe() {
+            self.grow();
+        }
+        took
+    }
+
     pub fn is_pipe(&self) -> bool {
         matches!(self.kind, Kind::Pipe)
     }
@@ -280,6 +291,17 @@ mod tests {
         drop(sink);
         assert_eq!(output.pour(&mut stdin), Poured::Over, "nobody reads");
         assert_eq!(output.read(&mut read), Ok(6), "and nothing is lost");
+    }
+
+    #[test]
+    fn a_pipe_that_does_not_take_all_grows() {
+        let (mut ours, childs) = piped(true).expect("a pipe");
+        let before = rustix::pipe::fcntl_getpipe_size(&childs).expect("its size");
+        assert_eq!(ours.write(&vec![7; before]), Ok(before));
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&childs), Ok(before), "it took all");
+        assert_eq!(ours.write(&[7]), Err(Errno::AGAIN));
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&childs), Ok(GROWN));
+        assert_eq!(ours.write(&vec![7; GROWN]), Ok(GROWN - before));
     }
 
     #[test]
