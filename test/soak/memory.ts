@@ -13,7 +13,7 @@ import { Host } from "../host_process.ts";
 
 const MIB = 1024;
 /** KiB by which the last half may exceed the first. */
-export const MARGIN = 16 * MIB;
+export const MARGIN: number = 16 * MIB;
 
 export interface Peaks {
   /** KiB. */

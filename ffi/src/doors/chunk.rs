@@ -69,10 +69,12 @@ impl Reader {
     }
 
     fn free(&mut self) -> &mut [u8] {
-        // SAFETY: as long as there is a holder the block is there, and nobody but this reader knows what is behind `used`.
-        let start = unsafe { (*self.parts).start.cast::<u8>().add(self.used) };
-        // SAFETY: as above; it is initialized, as blocks always are.
-        unsafe { std::slice::from_raw_parts_mut(start, BLOCK - self.used) }
+        // SAFETY: this reader is one of the holders.
+        let start = unsafe { &*self.parts }.start.cast::<u8>();
+        // SAFETY: `used` is within the block.
+        let free = unsafe { start.add(self.used) };
+        // SAFETY: nobody but this reader knows what is behind `used`; it is initialized, as blocks always are.
+        unsafe { std::slice::from_raw_parts_mut(free, BLOCK - self.used) }
     }
 
     /// The next `len` bytes are somebody else's, who releases the parts.
