@@ -151,21 +151,22 @@ impl Guardian<'_> {
         loop {
             let packet = match socket::receive(&self.requests, &mut buffer) {
                 Ok(Some(packet)) => packet,
+                Err(Errno::MSGSIZE) => continue, // nothing of ours is as long
                 Err(Errno::AGAIN) => return true,
                 Ok(None) if sabotaged(Step::Eof) => return true,
                 Ok(None) | Err(_) => return false,
             };
-            // Not who we were started for: the socket has leaked to somebody with other rights.
-            let stranger =
-                packet.sender.is_none_or(|sender| sender.uid != rustix::process::getuid().as_raw());
-            if stranger && !sabotaged(Step::Credentials) {
-                return false;
-            }
+            // What is no request, or comes from somebody that the socket has leaked to, does nothing to anybody.
+            let from =
+                packet.sender.filter(|from| from.pid == self.site.runtime || sabotaged(Step::Credentials));
+            let Some(from) = from else { continue };
+            // By the rights that it has now, no more than it could do itself.
+            let same = from.uid == rustix::process::getuid().as_raw() || sabotaged(Step::Credentials);
             match (ToGuardian::decode(&buffer[..packet.len]), packet.fds.into_iter().next()) {
-                (Ok(ToGuardian::Keep { id }), Some(port)) => self.keep(id, port),
+                (Ok(ToGuardian::Keep { id }), Some(port)) if same => self.keep(id, port),
                 (Ok(ToGuardian::Keep { id }), None) if packet.cut => self.refuse(id),
                 (Ok(ToGuardian::End { id }), None) => self.end(id),
-                _ => return false,
+                _ => {}
             }
         }
     }

@@ -520,10 +520,11 @@ impl Keeper {
         let mut buffer = [0; 256];
         while let Some(port) = &self.port {
             match socket::receive(port, &mut buffer).map(|packet| packet.map(|p| p.len)) {
-                Ok(Some(len)) => match ToKeeper::decode(&buffer[..len]) {
-                    Ok(message) => self.obey(message),
-                    Err(_) => return self.runtime_gone(), // not our runtime any more
-                },
+                // What is no message is nobody's wish.
+                Ok(Some(len)) => {
+                    ToKeeper::decode(&buffer[..len]).into_iter().for_each(|message| self.obey(message))
+                }
+                Err(Errno::MSGSIZE) => {} // nothing of ours is as long
                 Ok(None) if sabotaged(Step::Eof) => return,
                 Ok(None) => return self.runtime_gone(),
                 Err(Errno::AGAIN) => return,
@@ -778,6 +779,9 @@ impl Keeper {
             || (!outcome.survivors.is_empty() && helper::wait(Whose::Any, true).is_ok())
         {
             return Err(Errno::BUSY); // the guardian goes on with what is left
+        }
+        if self.port.is_none() {
+            return Err(Errno::PIPE); // the guardian tells the runtime, should that be there all the same
         }
         let (runtime, events) = (self.runtime, self.events);
         Ok(self.port.zip(self.leash).filter(|_| again).map(|(port, leash)| Links {

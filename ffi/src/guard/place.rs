@@ -62,7 +62,8 @@ pub struct Site {
     pub hierarchies: Vec<Hierarchy>,
     /// Of what is made for this runtime by this watchdog: `proton-PID-STARTTIME-BOOTID-PIDNS.WATCHDOG`.
     pub name: String,
-    runtime: i32,
+    /// Its pid.
+    pub runtime: i32,
 }
 
 impl Site {

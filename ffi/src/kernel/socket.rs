@@ -95,8 +95,9 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
     if got.flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE);
     }
-    // A SEQPACKET peer that closed reads as zero bytes; nothing of ours sends an empty packet.
-    Ok((packet.len > 0).then_some(packet))
+    // A SEQPACKET peer that closed reads as zero bytes, and as an empty packet, which nothing of ours sends; but that
+    // has a sender.
+    Ok((packet.len > 0 || packet.sender.is_some()).then_some(packet))
 }
 
 #[cfg(test)]

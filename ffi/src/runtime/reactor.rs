@@ -687,10 +687,11 @@ impl Reactor {
         let received = socket::receive(socket, buffer).map(|packet| packet.map(|p| p.len));
         drop(keeper);
         match received {
-            Ok(Some(len)) => match FromKeeper::decode(&buffer[..len]) {
-                Ok(message) => self.keeper_says(port, message),
-                Err(_) => self.keeper_silent(port),
-            },
+            Ok(Some(len)) => {
+                // What is no message was not said by a keeper.
+                let message = FromKeeper::decode(&buffer[..len]);
+                message.into_iter().for_each(|message| self.keeper_says(port, message));
+            }
             Err(Errno::AGAIN) => {}
             Ok(None) | Err(_) => self.keeper_silent(port),
         }
