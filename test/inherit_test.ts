@@ -414,6 +414,61 @@ test("a seccomp filter set in the runtime after the guardian started is the chil
   assertEquals([pid, before].map((pid) => statusField(pid, "Seccomp")), ["2", "2"]);
 });
 
+const RULES_OF_LANDLOCK = 444;
+
+function without(name: string, fn: () => Promise<void>): void {
+  const cure = "skipped: run it on a kernel that is started with lsm=landlock";
+  Deno.test({ name: `${name} (${cure})`, ignore: true, fn });
+}
+
+/** landlock_create_ruleset(2) says its version there. */
+function hasLandlock(): boolean {
+  const libc = Deno.dlopen("libc.so.6", {
+    syscall: { parameters: ["i64", "usize", "usize", "u32"], result: "i64" },
+  });
+  try {
+    return Number(libc.symbols.syscall(BigInt(RULES_OF_LANDLOCK), 0n, 0n, 1)) > 0;
+  } finally {
+    libc.close();
+  }
+}
+
+(hasLandlock() ? test : without)(
+  "Landlock's rules of the runtime are the child's after resetGuardian()",
+  async () => {
+    using scratch = new Scratch().open();
+    const file = scratch.file("written");
+    await using host = Host.start(CHANGED(`
+      ${NO_NEW_PRIVS}
+      const write = async () => {
+        const port = await open("sh", ["-c", 'exec 2>/dev/null; : > "$0"', ${JSON.stringify(file)}]);
+        return [(await port.status).success, await port.text()];
+      };
+      await (await open("true")).status; // by the guardian that knows of no_new_privs
+      const { symbols: { create, restrict } } = Deno.dlopen("libc.so.6", {
+        create: { name: "syscall", parameters: ["i64", "buffer", "usize", "u32"], result: "i64" },
+        restrict: { name: "syscall", parameters: ["i64", "i32", "u32"], result: "i64" },
+      });
+      const [WRITE_FILE, MAKE_REG] = [1n << 1n, 1n << 8n];
+      const rules = create(${RULES_OF_LANDLOCK}n, new BigUint64Array([WRITE_FILE | MAKE_REG]), 8n, 0);
+      if (rules < 0) throw new Error("landlock_create_ruleset");
+      if (restrict(446n, Number(rules), 0) !== 0n) throw new Error("landlock_restrict_self");
+      try {
+        Deno.writeTextFileSync(${JSON.stringify(file)}, "");
+        say("own", true);
+      } catch (error) {
+        say("own", error.name);
+      }
+      say("before", (await write())[0]);
+      proton.resetGuardian();
+      say("after", (await write())[0]);
+    `));
+    assertEquals(await host.next("own"), ["PermissionDenied"]);
+    assertEquals(await host.next("before"), ["true"], "it cannot be read back that there are some");
+    assertEquals(await host.next("after"), ["false"]);
+  },
+);
+
 test("ports of the old guardian live on beside those of the new one", async () => {
   await using host = Host.start(CHANGED(`
     const before = await open("cat");

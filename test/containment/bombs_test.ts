@@ -7,7 +7,7 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { pause } from "../helpers.ts";
+import { assert, identities, pause, stat } from "../helpers.ts";
 import { matrixCase, type Run } from "../matrix.ts";
 
 const KINDS = [
@@ -57,7 +57,7 @@ function bomb(number: string, title: string, words: string[]): void {
       assertEquals(await host.next("ended"), ["close", "0"]);
       // Proven empty: nobody of the bomb's is there, and so nobody comes back.
       assertEquals(
-        run.cgroup?.pids().filter((pid) => isProbe(pid)) ?? [],
+        run.cgroup?.pids().filter(isProbe) ?? [],
         [],
         `of ${before}, ${first} the first`,
       );
@@ -77,3 +77,33 @@ function isProbe(pid: number): boolean {
 for (const kind of KINDS) bomb("#15", `a fork bomb, ${kind}`, ["bomb", kind]);
 
 bomb("#16", "64 chains of processes that fork and exit", ["runner-chain", "64"]);
+
+matrixCase({
+  number: "+",
+  title: "the keeper of a fork bomb is killed: the guardian ends it, and serves others meanwhile",
+  body: async (run) => {
+    await using host = run.start(`
+      const options = { delayToSigkill: 0 };
+      const echo = await open("cat");
+      const port = await ${asBomber(run, "bomb", "double-fork")};
+      say("ready", ...await ready(port));
+      await hear();
+      const { success } = await (await open("true")).status;
+      say("other", success);
+      const { survivors, cause } = await port.status;
+      say("ended", cause, survivors.length);
+      await echo.command("lives");
+      for await (const { data } of echo) say("echo", new TextDecoder().decode(data));
+    `);
+    const [first = 0] = await host.numbers("ready");
+    await pause(ALIGHT_MS);
+    const [keeper] = identities([Number(stat(first)?.[1])]);
+    assert(keeper !== undefined);
+    Deno.kill(keeper.pid, "SIGKILL");
+    await host.tell("go\n");
+    assertEquals(await host.next("other"), ["true"]);
+    assertEquals(await host.next("ended"), ["guardian", "0"]);
+    assertEquals(run.cgroup?.pids().filter(isProbe) ?? [], []);
+    assertEquals(await host.next("echo"), ["lives"], "another tree lives on");
+  },
+});

@@ -45,6 +45,7 @@ impl Descriptors {
             let theirs = match mode {
                 Stdio::Inherit => pipe::inherited(number as u32)?,
                 Stdio::Descriptor(own) => pipe::inherited(own)?,
+                Stdio::Null if number == 0 => pipe::null_to_read()?,
                 Stdio::Null => pipe::null()?,
                 Stdio::Stdout => rustix::io::fcntl_dupfd_cloexec(&self.childs[1], 3)?,
                 Stdio::Piped => {

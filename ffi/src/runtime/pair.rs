@@ -141,7 +141,7 @@ impl Pair {
         give_up: impl Fn(Pid),
     ) -> Result<Pair, Errno> {
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| errno_of(&e));
-        let null = fault("null").and_then(|()| pipe::null())?;
+        let null = fault("null").and_then(|()| pipe::null_to_read())?; // they write nothing to it
         let (requests, far) = fault("guardian-socket").and_then(|()| socket::pair())?;
         // Before the first request: what is sent earlier would carry no sender.
         socket::tell_senders(&far)?;

@@ -254,7 +254,16 @@ pub fn resize(terminal: impl AsFd, Size { columns, rows }: Size) -> Result<(), E
 }
 
 pub fn null() -> Result<OwnedFd, Errno> {
-    above_stdio(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    null_for(OFlags::RDWR)
+}
+
+/// For who need not write to it: a runtime that has given up to write anywhere can open it all the same.
+pub fn null_to_read() -> Result<OwnedFd, Errno> {
+    null().or_else(|_| null_for(OFlags::RDONLY))
+}
+
+fn null_for(access: OFlags) -> Result<OwnedFd, Errno> {
+    above_stdio(rustix::fs::open("/dev/null", access | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 #[cfg(test)]
