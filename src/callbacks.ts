@@ -182,8 +182,9 @@ export function checkOutcome<State>(callback: string, answer: unknown): Outcome<
 }
 
 function isKnown(name: string, callback: string): boolean {
+  if (name === "state") return true;
   if (name === "reply") return callback === "handleCall";
-  return name === "state" || name === "stop" || name === "timeoutMs" || name === "continue";
+  return name === "stop" || name === "timeoutMs" || name === "continue";
 }
 
 /** As {@link checkOutcome}, for `init`, which may also refuse to start. */

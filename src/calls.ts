@@ -9,41 +9,56 @@
  */
 
 import type { From } from "./callbacks.ts";
+import { type Deferred, deferred } from "./streams.ts";
 
 /** Who waits for an answer. */
 export class Call implements From<unknown> {
-  readonly kind = "call";
   readonly request: unknown;
   readonly timeoutMs: number;
   /** When it is given up, once it is watched. */
   deadline = 0;
   /** It waits no more. */
   settled = false;
+  /** What was answered. */
+  value: unknown = undefined;
   /** Who watches it. */
   watch: Deadlines | null = null;
-  readonly #resolve: (value: never) => void;
-  readonly #reject: (reason: unknown) => void;
+  /** Once it is known that there is no answer yet: a promise is half of what a call costs. */
+  #answer: Deferred<unknown> | null = null;
 
-  constructor(
-    request: unknown,
-    timeoutMs: number,
-    resolve: (value: never) => void,
-    reject: (reason: unknown) => void,
-  ) {
+  constructor(request: unknown, timeoutMs: number) {
     this.request = request;
     this.timeoutMs = timeoutMs;
-    this.#resolve = resolve;
-    this.#reject = reject;
+  }
+
+  get kind(): "call" {
+    return "call";
+  }
+
+  /** The answer, which may have come. */
+  get answer(): Promise<unknown> {
+    this.#answer ??= deferred();
+    if (this.settled) this.#answer.resolve(this.value); // no effect behind a refusal
+    return this.#answer.promise;
   }
 
   reply(value: unknown): void {
+    if (this.settled) return;
+    this.value = value;
     this.#settle();
-    this.#resolve(value as never);
+    this.#answer?.resolve(value);
   }
 
   refuse(error: unknown): void {
+    if (this.settled) return;
     this.#settle();
-    this.#reject(error);
+    this.#answer ??= deferred();
+    this.#answer.reject(error);
+  }
+
+  /** An answer is there that {@link Call.value} is. */
+  get replied(): boolean {
+    return this.settled && this.#answer === null;
   }
 
   #settle(): void {

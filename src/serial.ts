@@ -54,6 +54,14 @@ export class Serial<T> {
     });
   }
 
+  /** Handles it at once where it is its turn now; false where it is not. */
+  now(item: T): boolean {
+    if (this.#state !== "idle") return false;
+    this.#state = "busy";
+    if (this.#turn(item)) this.#resume();
+    return true;
+  }
+
   /** No turn begins any more. Those whose turn has not come are returned. */
   close(): T[] {
     this.#state = "closed";
@@ -72,7 +80,7 @@ export class Serial<T> {
       const item = this.#queue[this.#handled++] as T;
       if (!this.#turn(item)) return;
     }
-    this.#clear();
+    if (this.#handled > 0) this.#clear();
     this.#state = "idle";
     this.#handler.idle();
   }

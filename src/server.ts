@@ -15,7 +15,6 @@ import {
   checkModule,
   checkMs,
   checkOutcome,
-  type Outcome,
   type Self,
 } from "./callbacks.ts";
 import type { Core } from "./core.ts";
@@ -77,12 +76,6 @@ type Item =
   | { kind: "cast"; request: unknown }
   | { kind: "info"; message: unknown }
   | { kind: "stop"; reason: unknown };
-
-/** What a callback answered, which may be a promise yet. */
-interface Answered {
-  callback: string;
-  answer: unknown;
-}
 
 /** The program of a server. */
 interface Program {
@@ -198,7 +191,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
       throw error;
     }
     // Behind the first turn, which may be a continue, all that has come meanwhile.
-    const first = this.#apply(null, { callback: "init", answer: outcome });
+    const first = this.#apply(null, "init", outcome);
     if (first === undefined) return this.#turns.begin();
     first.then(() => this.#ending || this.#turns.begin(), (error) => this.#failed(error));
   }
@@ -229,15 +222,19 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
    * @throws {ServerError} where it ends because of an error, which is the `cause`.
    * @throws {DOMException} `TimeoutError` after `timeoutMs`; the callback runs nevertheless when its turn comes.
    */
-  call(request: Request, options?: CallOptions): Promise<Reply> {
-    return new Promise<Reply>((resolve, reject) => {
-      const timeoutMs = options?.timeoutMs ?? CALL_MS;
-      if (timeoutMs !== CALL_MS) checkMs("timeoutMs", timeoutMs, "or never");
-      this.#mustTake("handleCall", "call");
-      const call = new Call(request, timeoutMs, resolve, reject);
+  // Without await: an answer that is there takes no other turn.
+  // deno-lint-ignore require-await -- what it throws is to reject
+  async call(request: Request, options?: CallOptions): Promise<Reply> {
+    const timeoutMs = options?.timeoutMs ?? CALL_MS;
+    if (timeoutMs !== CALL_MS) checkMs("timeoutMs", timeoutMs, "or never");
+    this.#mustTake("handleCall", "call");
+    const call = new Call(request, timeoutMs);
+    if (this.#idleTimer !== undefined) this.#stopIdling();
+    if (!this.#turns.now(call)) {
       if (this.#turns.busy) this.#calls.watch(call);
       this.#put(call);
-    });
+    }
+    return (call.replied ? call.value : call.answer) as Reply | Promise<Reply>;
   }
 
   /**
@@ -325,9 +322,23 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   }
 
   #handle(item: Item): void | Promise<void> {
-    const answered = this.#dispatch(item);
-    if (answered !== null) return this.#settled(item, answered);
-    this.#drop(item);
+    const module = this.#module, state = this.#state, self = this.#self;
+    switch (item.kind) {
+      case "call":
+        return this.#settled(
+          item,
+          "handleCall",
+          module.handleCall?.(item.request, item, state, self),
+        );
+      case "cast":
+        return this.#settled(item, "handleCast", module.handleCast?.(item.request, state, self));
+      case "info":
+        return this.#settled(item, "handleInfo", module.handleInfo?.(item.message, state, self));
+      case "port":
+        return this.#hear(item, item.message);
+      case "stop":
+        void this.#finish(item.reason, []);
+    }
   }
 
   #slow(item: Item, waiting: readonly Item[]): void {
@@ -355,51 +366,30 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     void this.#finish(error, [error]);
   }
 
-  /** Calls the callback for `item`; null where there is none to call. */
-  #dispatch(item: Item): Answered | null {
-    const [module, state, self] = [this.#module, this.#state, this.#self];
-    switch (item.kind) {
-      case "call":
-        return {
-          callback: "handleCall",
-          answer: module.handleCall?.(item.request, item, state, self),
-        };
-      case "cast":
-        return { callback: "handleCast", answer: module.handleCast?.(item.request, state, self) };
-      case "info":
-        return { callback: "handleInfo", answer: module.handleInfo?.(item.message, state, self) };
-      case "port":
-        return this.#hear(item.message);
-      case "stop":
-        void this.#finish(item.reason, []);
-        return null;
-    }
-  }
-
-  #hear(message: Message): Answered | null {
-    const [module, state, self] = [this.#module, this.#state, this.#self];
+  /** What the program says: to the callback for it, where there is one. */
+  #hear(item: Item, message: Message): void | Promise<void> {
+    const module = this.#module, state = this.#state, self = this.#self;
     if (message.type === "data" && module.handleStdout !== undefined) {
-      return { callback: "handleStdout", answer: module.handleStdout(message.data, state, self) };
+      return this.#settled(item, "handleStdout", module.handleStdout(message.data, state, self));
     }
     if (message.type === "error" && module.handleStderr !== undefined) {
-      return { callback: "handleStderr", answer: module.handleStderr(message.data, state, self) };
+      return this.#settled(item, "handleStderr", module.handleStderr(message.data, state, self));
     }
-    if (message.type !== "exit") return null;
-    const { reason, status } = message;
-    if (module.handleExit === undefined) {
-      void this.#finish(reason, []);
-      return null;
+    if (message.type === "exit" && module.handleExit !== undefined) {
+      const answer = module.handleExit(message.reason, state, self, message.status);
+      return this.#settled(item, "handleExit", answer);
     }
-    return { callback: "handleExit", answer: module.handleExit(reason, state, self, status) };
+    this.#drop(item);
+    if (message.type === "exit") void this.#finish(message.reason, []);
   }
 
   /** Takes an answer over, now or when it is there. */
-  #settled(item: Item | null, { callback, answer }: Answered): void | Promise<void> {
-    if (!(answer instanceof Promise)) return this.#apply(item, { callback, answer });
-    return answer.then((value) => this.#apply(item, { callback, answer: value }));
+  #settled(item: Item | null, callback: string, answer: unknown): void | Promise<void> {
+    if (!(answer instanceof Promise)) return this.#apply(item, callback, answer);
+    return answer.then((value) => this.#apply(item, callback, value));
   }
 
-  #apply(item: Item | null, { callback, answer }: Answered): void | Promise<void> {
+  #apply(item: Item | null, callback: string, answer: unknown): void | Promise<void> {
     this.#drop(item);
     if (this.#ending) return; // killed meanwhile
     const outcome = checkOutcome(callback, answer);
@@ -410,20 +400,19 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     this.#state = outcome.state;
     this.#idleMs = outcome.timeoutMs;
     if ("stop" in outcome) return void this.#finish(outcome.stop, []);
-    this.#needs("handleInfo", callback, outcome, "timeoutMs");
-    this.#needs("handleContinue", callback, outcome, "continue");
+    if (outcome.timeoutMs !== undefined) this.#needs("handleInfo", callback, "timeoutMs");
     if (outcome.continue === undefined) return;
+    this.#needs("handleContinue", callback, "continue");
     const next = this.#module.handleContinue?.(outcome.continue, this.#state, this.#self);
-    return this.#settled(null, { callback: "handleContinue", answer: next });
+    return this.#settled(null, "handleContinue", next);
   }
 
   #needs(
     callback: keyof AnyCallbacks,
     before: string,
-    outcome: Outcome<unknown>,
     name: "timeoutMs" | "continue",
   ): void {
-    if (outcome[name] === undefined || this.#module[callback] !== undefined) return;
+    if (this.#module[callback] !== undefined) return;
     throw typeError(
       `Cannot go on after ${before}()`,
       `it gave ${name}, and the module has no ${callback}()`,
