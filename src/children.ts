@@ -18,6 +18,7 @@ import { open, type Port, processOf } from "./port.ts";
 import { awaitReady, checkWaitFor, type Readiness, type WaitFor } from "./readiness.ts";
 import type { Restart } from "./restart.ts";
 import type { Server } from "./server.ts";
+import type { Cause } from "./status.ts";
 import { deferred } from "./streams.ts";
 
 /** What every child has. */
@@ -101,8 +102,9 @@ export async function startProgram(spec: ProgramSpec, place: Place): Promise<Run
   const output = spec.output === "keep" ? null : outputOf(spec, port, place.log);
   const stop = (how: number | "brutalKill" = delayToSigkill) => end(port, how, output);
   const gone = async () => {
-    const { reason } = await port.status;
-    return { normal: reason.kind === "normal", reason };
+    const { reason, cause } = await port.status;
+    if (!(cause in ENDED_BY)) return { normal: reason.kind === "normal", reason };
+    return { normal: false, reason: { ...reason, cause } };
   };
   const running = { port, stop, ended: gone() };
   await readyOrStopped(spec, running, place, output);
@@ -208,14 +210,23 @@ async function notReady(
   });
 }
 
+/** What has ended a child that nobody wanted to end, however it went then. */
+const ENDED_BY: Readonly<Partial<Record<Cause, string>>> = {
+  oom: "out of memory",
+  timeout: "timeoutMs were over",
+  limit: "a limit was reached",
+  guardian: "its helpers were killed",
+};
+
 /** A reason in a few words. */
 export function inWords(reason: unknown): string {
   if (reason instanceof Error) return reason.message;
   if (typeof reason !== "object" || reason === null) return String(reason);
-  const { kind, code, signal } = reason as { kind?: string; code?: number; signal?: string };
-  if (kind === "exitStatus") return `exit code ${code}`;
-  if (kind === "signal") return `${signal}`;
-  return kind === "normal" ? "exit code 0" : `${kind}`;
+  const { kind, code, signal, cause } = reason as Record<string, string>;
+  const by = ENDED_BY[cause as Cause];
+  const what = { exitStatus: `exit code ${code}`, signal, normal: "exit code 0" }[kind ?? ""] ??
+    kind;
+  return by === undefined ? `${what}` : `${what}, ${by}`;
 }
 
 const RESTARTS: readonly unknown[] = ["permanent", "transient", "temporary"];

@@ -441,7 +441,9 @@ function hasLandlock(): boolean {
     await using host = Host.start(CHANGED(`
       ${NO_NEW_PRIVS}
       const write = async () => {
-        const port = await open("sh", ["-c", 'exec 2>/dev/null; : > "$0"', ${JSON.stringify(file)}]);
+        const port = await open("sh", ["-c", 'exec 2>/dev/null; : > "$0"', ${
+      JSON.stringify(file)
+    }]);
         return [(await port.status).success, await port.text()];
       };
       await (await open("true")).status; // by the guardian that knows of no_new_privs

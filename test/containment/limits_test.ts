@@ -6,12 +6,15 @@
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import {
   Cgroups,
+  type ChildSpec,
   ContainmentError,
   type LimitEvent,
   type Limits,
+  type LogLine,
   open,
   type OpenOptions,
   type Port,
+  Supervisor,
 } from "../../mod.ts";
 import { Ground, versionOf } from "../cgroups.ts";
 import {
@@ -79,6 +82,40 @@ limitTest(
     await gone(ids);
     await using next = await open("true");
     assertEquals((await next.status).success, true, "guardian and host are alive");
+  },
+);
+
+limitTest(
+  "memory: a supervised child that has none left is restarted, one that is temporary is not",
+  ["memory"],
+  async (ground) => {
+    using scratch = new Scratch();
+    const child = (id: string): ChildSpec => ({
+      id,
+      command: "sh",
+      // Too much at its first start, and well behaved from then on.
+      args: ["-c", `echo >>"$0"; [ "$(wc -l <"$0")" -gt 1 ] || exec "$@"; exec sleep 1000`]
+        .concat(scratch.file(id), PROBE, "eat-memory", String(200 * MIB)),
+      options: { ...below(ground), limits: { memory: "64MiB" } },
+    });
+    const told: string[] = [];
+    const log = ({ id, text }: LogLine): void => void told.push(`${id}: ${text}`);
+    await using supervisor = await Supervisor.start({
+      children: [child("permanent"), { ...child("temporary"), restart: "temporary" }],
+      log,
+    });
+    await until(() => supervisor.child("temporary") === null, { what: "the end of the temporary" });
+    const next = await until(() => {
+      const { port } = supervisor.child("permanent") ?? {};
+      return scratch.lines("permanent").length === 2 && port;
+    }, { what: "the next of the permanent" });
+    assertEquals(told.toSorted(), [
+      "permanent: ended (SIGKILL, out of memory), is restarted",
+      "temporary: ended (SIGKILL, out of memory)",
+    ]);
+    assert(alive(identities([next.pid])[0] ?? { pid: 0, start: "" }));
+    assertEquals([scratch.lines("permanent").length, scratch.lines("temporary").length], [2, 1]);
+    assertEquals(supervisor.whichChildren().map(({ id }) => id), ["permanent"]);
   },
 );
 
