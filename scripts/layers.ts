@@ -85,7 +85,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
         "runtime/pipe",
         "runtime/alarms",
       ],
-      ["runtime/blocks", "runtime/transit"],
+      ["runtime/blocks", "runtime/transit", "runtime/rights"],
     ],
     [
       ["doors/entry"],

@@ -86,6 +86,7 @@ export interface Core {
    * that takes its time: nothing else waits for it.
    *
    * @throws {SpawnError} where there is no such user or group.
+   * @throws the reason of `spec.signal` once that is aborted.
    */
   lookup(spec: Spec): Promise<Answer>;
   /**

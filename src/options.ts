@@ -146,8 +146,10 @@ export interface OpenOptions {
   /**
    * The user to run as, a name or a number (1 to 4,294,967,294; root cannot be
    * asked for). By name the child also gets the user's groups (initgroups(3)),
-   * and HOME, USER and LOGNAME unless `env` says others. The runtime needs
-   * CAP_SETUID, and CAP_KILL or a cgroup to end it; without them only its own user can be asked for.
+   * and HOME, USER and LOGNAME unless `env` says others. PATH is searched for
+   * what that user may execute, by owner, group and mode; ACLs are not read.
+   * The runtime needs CAP_SETUID, and to end it CAP_KILL or a cgroup v2 of
+   * Linux 5.14; without them only its own user can be asked for.
    */
   uid?: string | number;
   /** The group to run as, a name or a number; default: that of the user in `uid`. Needs CAP_SETGID. */

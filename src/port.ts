@@ -29,7 +29,7 @@ import {
 } from "./status.ts";
 import { answerAt, closeAt, sendTo } from "./address.ts";
 import { movedOf, type PortTicket, ticketOf } from "./ticket.ts";
-import { concat, deferred, gather, type Room } from "./streams.ts";
+import { concat, gather, type Room } from "./streams.ts";
 
 /** How {@link Port.close} ends the tree. */
 export interface CloseOptions {
@@ -740,16 +740,9 @@ function fromHere(error: unknown): unknown {
 
 /** Once the user database has said who it is to be. It may take its time, and the owner may end meanwhile. */
 async function identified(core: Core, asked: Spec): Promise<Spec> {
-  const aborted = deferred<never>();
-  const abort = () => aborted.reject(asked.signal?.reason);
-  asked.signal?.addEventListener("abort", abort, { once: true });
-  try {
-    const answer = await Promise.race([core.lookup(asked), aborted.promise]);
-    ownerOf(asked);
-    return answered(asked, answer);
-  } finally {
-    asked.signal?.removeEventListener("abort", abort);
-  }
+  const answer = await core.lookup(asked);
+  ownerOf(asked);
+  return answered(asked, answer);
 }
 
 function ownerOf(spec: Spec): Mailbox | null {

@@ -177,7 +177,7 @@ export function privilegesOf(given: Given): Privileges {
   }
   return Object.freeze({
     noNewPrivs: flag(given, "noNewPrivs"),
-    umask: whole("umask", given.umask, "", 0, 0o777) ?? null,
+    umask: umaskOf(given.umask),
     nice: whole("nice", given.nice, "", -20, 19) ?? null,
     oomScoreAdj: whole("oomScoreAdj", given.oomScoreAdj, "", -1000, 1000) ?? null,
     bounding,
@@ -187,6 +187,18 @@ export function privilegesOf(given: Given): Privileges {
     groups: null,
     rlimits: rlimitsOf(given),
   });
+}
+
+/** In the notation of modes: the decimal form of one says nothing to its reader. */
+function umaskOf(value: unknown): number | null {
+  if (typeof value !== "number" || !Number.isInteger(value) || (value >= 0 && value <= 0o777)) {
+    return whole("umask", value, "", 0, 0o777) ?? null;
+  }
+  throw rangeError(
+    'Cannot use option "umask"',
+    `it is ${value < 0 ? value : `${value} (0o${value.toString(8)})`}, and a mode has nine bits`,
+    "give 0 to 0o777; without its 0o a number is decimal",
+  );
 }
 
 /** Whether nothing is asked for. */
@@ -221,6 +233,9 @@ function capabilitySet(name: string, value: unknown): bigint | null {
   return set;
 }
 
+/** 0, 1 and 2: with a limit below there is no place for them. */
+const LEAST_NOFILE = 3n;
+
 function rlimitsOf(given: Given): readonly Limit[] {
   const all = record(given, "rlimits", "give an object such as { nofile: 1024 }", RLIMITS);
   if (all === undefined) return [];
@@ -234,7 +249,7 @@ function rlimitsOf(given: Given): readonly Limit[] {
 function rlimit(name: string, number: number, value: unknown): Limit {
   if (typeof value !== "object") {
     const both = rlimitValue(name, value);
-    return Object.freeze({ number, soft: both, hard: both });
+    return checkedLimit(name, { number, soft: both, hard: both });
   }
   const mend = 'give a number, "unlimited", or { soft, hard }';
   const parts = record({ [name]: value }, name, mend, ["soft", "hard"]) ?? {};
@@ -249,7 +264,18 @@ function rlimit(name: string, number: number, value: unknown): Limit {
       "give a soft limit that is not",
     );
   }
-  return Object.freeze({ number, soft: soft ?? null, hard: hard ?? null });
+  return checkedLimit(name, { number, soft: soft ?? null, hard: hard ?? null });
+}
+
+function checkedLimit(name: string, limit: Limit): Limit {
+  const { soft, hard } = limit;
+  const low = [soft, hard].find((one) => one !== null && one < LEAST_NOFILE);
+  if (name !== "rlimits.nofile" || low === undefined) return Object.freeze(limit);
+  throw rangeError(
+    `Cannot use option ${quote(name)}`,
+    `it is ${low}, and stdin, stdout and stderr are ${LEAST_NOFILE} descriptors already`,
+    "give 3 or more; what is linked dynamically needs 4 to start",
+  );
 }
 
 function rlimitValue(name: string, value: unknown): bigint {

@@ -128,6 +128,11 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     "give a larger oomScoreAdj, or grant this process CAP_SYS_RESOURCE",
   ],
   "user/ENOENT": ["there is none of this name", "give one that there is, or a number"],
+  "user by number/ENOENT": [
+    "the user database has no such number, so its group is not known",
+    "give gid, too",
+  ],
+  "user by number": [null, "give gid, too: then nothing has to be looked up"],
   "user": [null, "ask who runs the user database (getent passwd), or give numbers"],
   "groups/EPERM": [
     "other groups than the runtime's own take CAP_SETGID",
@@ -153,8 +158,8 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     "ask for what it has (capsh --print), or run it as root",
   ],
   "reach/EPERM": [
-    "this process could not end it: signals to another user take CAP_KILL, and it is in no cgroup",
-    "grant this process CAP_KILL, or let it have a cgroup v2 directory of its own",
+    "this process could not end it: signals to another user take CAP_KILL, and no cgroup ends it without",
+    "grant this process CAP_KILL, or let it have a cgroup v2 directory of its own (Linux 5.14 or newer)",
   ],
   "terminal/ENOENT": [
     "there are no terminals to be had here",
@@ -184,6 +189,8 @@ const STARVED: readonly string[] = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"];
 export interface Launch {
   command: string;
   cwd: string | null;
+  /** Another user whom it is to run as. */
+  identity?: { readonly uid: string | number | null };
 }
 
 /** What of a program's arguments and environment is too long, and both figures in bytes. */
@@ -202,6 +209,10 @@ export interface Failure {
   tooMuch?: TooMuch | null;
   /** The user or group that was looked up, such as `user "alice"`. */
   who?: string;
+  /** That was a number: it was looked up for its group alone. */
+  byNumber?: boolean;
+  /** The file that the user whom it is to run as may not execute, or a directory on the way to it. */
+  refused?: string | null;
 }
 
 function figures({ what, at, bytes, most }: TooMuch): string {
@@ -220,11 +231,13 @@ function figures({ what, at, bytes, most }: TooMuch): string {
  */
 export function startError(
   failure: Failure,
-  { command, cwd }: Launch,
+  { command, cwd, identity }: Launch,
 ): SpawnError | NativeError {
-  const { stage, errno, tooMuch, who } = failure;
+  const { stage, errno, tooMuch, who, byNumber, refused } = failure;
   const code = errnoName(errno);
-  const [why, mend] = startReason(stage, code, command);
+  const [why, mend] = refused
+    ? notTheirs(refused, identity?.uid ?? null)
+    : startReason(byNumber ? `${stage} by number` : stage, code, command);
   const fault = {
     what: `Cannot start ${quote(command)}${startPlace(stage, cwd)}${
       who === undefined ? "" : ` as ${who}`
@@ -235,9 +248,17 @@ export function startError(
     op: "open",
     subject: command,
   };
-  const refused = stage === "library" || (stage === "spec" && code !== "E2BIG");
-  const ours = code === "EPANIC" || (refused && !STARVED.includes(code));
+  const unfit = stage === "library" || (stage === "spec" && code !== "E2BIG");
+  const ours = code === "EPANIC" || (unfit && !STARVED.includes(code));
   return ours ? new NativeError(fault) : new SpawnError({ ...fault, stage, errno });
+}
+
+function notTheirs(path: string, uid: string | number | null): readonly [string, string] {
+  const whom = typeof uid === "string" ? `user ${quote(uid)}` : `user ${uid}`;
+  return [
+    `${quote(path)} is not for ${whom} to execute, or to search`,
+    "give that user the x permission on it, or name another program",
+  ];
 }
 
 function startReason(

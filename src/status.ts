@@ -335,6 +335,8 @@ function otherSignal(signal: string): number {
   throw typeError(
     `Cannot send signal ${typeof signal === "string" ? quote(signal) : typeof signal}`,
     "no signal has this name",
-    meant === null ? "give a name such as SIGTERM or a number from 1 to 64" : `give ${meant}`,
+    meant === null
+      ? "give a name such as SIGTERM or a number from 1 to 64"
+      : `did you mean ${quote(meant)}?`,
   );
 }

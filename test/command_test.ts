@@ -29,6 +29,11 @@ test("cmd: an exit code, a signal and a program that is not there are three thin
   const killed = await cmd("sh", ["-c", "kill -KILL $$"]);
   assertEquals([killed.code, killed.signal], [null, "SIGKILL"]);
   await assertRejects(() => cmd("no-such-program"), SpawnError, "no-such-program");
+  const folder = await assertRejects(() => cmd("/tmp"), SpawnError);
+  assertEquals(
+    folder.message,
+    'Cannot start "/tmp": it is a directory (EISDIR): give the path of a program',
+  );
 });
 
 test("cmd: input as text, bytes and a stream; without it stdin is /dev/null", async () => {

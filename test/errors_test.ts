@@ -264,6 +264,28 @@ Deno.test("errors: what is too long is told with both figures", () => {
   assertEquals(message("variable"), `${start}variable 4 of its environment takes${end}`);
 });
 
+Deno.test("errors: a number without an entry is no name that is unknown", () => {
+  const failure = { stage: "user", errno: 2, who: "user 4799", byNumber: true };
+  assertEquals(
+    startError(failure, { command: "x", cwd: null }).message,
+    'Cannot start "x" as user 4799: the user database has no such number, so its group is not ' +
+      "known (ENOENT): give gid, too",
+  );
+  assertMatch(
+    startError({ ...failure, errno: 5 }, { command: "x", cwd: null }).message,
+    /give gid/,
+  );
+});
+
+Deno.test("errors: what another user may not execute is named, and so is that user", () => {
+  const failure = { stage: "program", errno: 13, refused: "/srv/closed" };
+  const message = (uid: string | number) =>
+    startError(failure, { command: "x", cwd: null, identity: { uid } }).message;
+  assertMatch(message(7), /^Cannot start "x": "\/srv\/closed" is not for user 7 to execute/);
+  assertMatch(message("alice"), GRAMMAR);
+  assertMatch(message("alice"), /user "alice" to execute/);
+});
+
 Deno.test("errors: who was looked up is in the message", () => {
   const failure = { stage: "user", errno: 2, who: 'user "alice"' };
   assertEquals(

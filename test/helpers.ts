@@ -62,6 +62,13 @@ export function asRoot(name: string, body: (t: Deno.TestContext) => Promise<void
   Deno.test({ name: `${name} (${cure})`, ignore: true, fn: body });
 }
 
+/** Registers a test that takes what is not everywhere; with a `cure` it is skipped, which the gate says at its end. */
+export function skippable(name: string, cure: string | null, body: () => Promise<void>): void {
+  if (cure === null) return test(name, body);
+  console.log(`SKIPPED: ${name}: ${cure}`);
+  Deno.test({ name: `${name} (skipped: ${cure})`, ignore: true, fn: body });
+}
+
 // --- conditions --------------------------------------------------------------
 
 export interface Wait {

@@ -12,9 +12,11 @@ import {
   leavesNothing,
   ROOT,
   Scratch,
+  skippable,
   statusField,
   test,
 } from "./helpers.ts";
+import { Cgroup, PLACE } from "./cgroups.ts";
 import { Host, type HostOptions, USERS } from "./host_process.ts";
 import { sabotagedHost, STEPS } from "./sabotaged.ts";
 
@@ -190,9 +192,62 @@ asRoot("another user's directory and programs are that user's to enter and to ru
   );
   assertEquals([closed.stage, closed.code], ["chdir", "EACCES"]);
   Deno.writeTextFileSync(scratch.file("mine"), "#!/bin/sh\n", { mode: 0o755 });
-  const mine = await assertRejects(() => open(scratch.file("mine"), [], user), SpawnError);
-  assertEquals([mine.stage, mine.code], ["exec", "EACCES"]);
+  const mine = await assertRejects(
+    () => open(scratch.file("mine"), [], user),
+    SpawnError,
+    `${JSON.stringify(scratch.path)} is not for user 4711 to execute, or to search`,
+  );
+  assertEquals([mine.stage, mine.code], ["program", "EACCES"]);
 });
+
+asRoot("PATH is searched with the rights of the user, not with the runtime's", async () => {
+  using scratch = new Scratch();
+  Deno.chmodSync(scratch.path, 0o755);
+  const folder = (name: string, mode: number, script: number, group = 0) => {
+    Deno.mkdirSync(scratch.file(name));
+    const file = scratch.file(`${name}/tool`);
+    Deno.writeTextFileSync(file, `#!/bin/sh\necho ${name}\n`);
+    Deno.chmodSync(file, script);
+    Deno.chownSync(file, 0, group);
+    Deno.chmodSync(scratch.file(name), mode);
+    return scratch.file(name);
+  };
+  const closed = folder("closed", 0o700, 0o755);
+  const forbidden = folder("forbidden", 0o755, 0o744);
+  const grouped = folder("grouped", 0o755, 0o750, 4713);
+  const opened = folder("opened", 0o755, 0o755);
+  Deno.symlinkSync(`${closed}/tool`, scratch.file("tool"));
+  const PATH = [scratch.path, closed, forbidden, grouped, opened].join(":");
+  const said = async (options: OpenOptions) => {
+    await using port = await open("tool", [], { cwd: "/", env: { PATH }, ...options });
+    return (await port.text()).trim();
+  };
+  assertEquals(await said({}), "closed");
+  assertEquals(await said({ uid: 4711, gid: 4711 }), "opened");
+  assertEquals(await said({ uid: 4711, gid: 4713 }), "grouped");
+  assertEquals(await said({ uid: 4711, gid: 4711, groups: [5, 4713] }), "grouped");
+  const error = await assertRejects(
+    () => said({ uid: 4711, gid: 4711, env: { PATH: `${forbidden}:${closed}:/nowhere` } }),
+    SpawnError,
+    `${JSON.stringify(`${forbidden}/tool`)} is not for user 4711`,
+  );
+  assertEquals([error.stage, error.code], ["program", "EACCES"]);
+});
+
+asRoot(
+  "a number that the user database does not have takes a gid, and the error says so",
+  async () => {
+    const error = await assertRejects(
+      () => open("true", [], { uid: 4_000_004_711 }),
+      SpawnError,
+      'Cannot start "true" as user 4000004711: the user database has no such number, so its group ' +
+        "is not known (ENOENT): give gid, too",
+    );
+    assertEquals(error.stage, "user");
+    await using port = await open("true", [], { uid: 4_000_004_711, gid: 4711 });
+    assertEquals((await port.status).code, 0);
+  },
+);
 
 asRoot("everything about another user at once, and nothing is left of it", async () => {
   await leavesNothing(async () => {
@@ -260,6 +315,36 @@ asRoot(
   },
 );
 
+skippable(
+  "a cgroup without cgroup.kill (Linux before 5.14) ends nobody whom the runtime may not signal",
+  ROOT && PLACE !== null ? null : "mount cgroup v2, and run scripts/test as root",
+  async () => {
+    using cgroup = new Cgroup();
+    const under = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
+    await using host = sabotagedHost(
+      `
+      const options = { uid: 4711, gid: 4711, cwd: "/", containment: { require: { kill: "cgroup2" } } };
+      const port = await open("cat", [], options);
+      say("with", port.containment.kill);
+      await port.close();
+      Deno.env.set("${STEPS}", "kill-file");
+      proton.resetGuardian();
+      const { name, stage, code } = await open("cat", [], options).catch((error) => error);
+      say("without", name, stage, code);
+      const own = await open("cat", [], { cwd: "/", gid: 4711, containment: options.containment });
+      say("own", own.containment.kill);
+      await own.close();
+      `,
+      { under, cgroup },
+    );
+    assertEquals(await host.next("with"), ["cgroup2"]);
+    assertEquals(await host.next("without"), ["SpawnError", "reach", "EPERM"]);
+    assertEquals(await host.next("own"), ["cgroup2"]);
+    await host.end();
+    await cgroup.leftNothing();
+  },
+);
+
 test("the user database may take its time: nobody but the one who asked waits, and may stop waiting", async () => {
   await using host = sabotagedHost(`
     Deno.env.set("${STEPS}", "slow-lookup");
@@ -278,4 +363,16 @@ test("the user database may take its time: nobody but the one who asked waits, a
   assertEquals(await host.next("asked"), ["enough"]);
   const [later] = await host.next("later");
   assert(later === (ROOT ? "started" : "uid") || later === "user", later);
+});
+
+test("an aborted open does not keep the program alive until the user database answers", async () => {
+  await using host = sabotagedHost(`
+    Deno.env.set("${STEPS}", "slow-lookup");
+    const controller = new AbortController();
+    const asked = open("true", [], { cwd: "/", uid: "nobody", signal: controller.signal });
+    controller.abort(new Error("enough"));
+    say("asked", await asked.catch((error) => error.message));
+  `);
+  assertEquals(await host.next("asked"), ["enough"]);
+  assertEquals((await host.end()).code, 0);
 });

@@ -52,7 +52,10 @@ class FakeDoor implements Door {
   ps_report = (_env: number, _port: number, _out: Uint8Array) => this.result.ps_report ?? 80;
   ps_read = () => this.result.ps_read ?? 0;
   ps_user = (_env: number, _question: Uint8Array) => this.result.ps_user ?? 5;
-  ps_answer = (_env: number, _ticket: number, out: Uint8Array) => {
+  /** The tickets whose answers were taken. */
+  readonly taken: number[] = [];
+  ps_answer = (_env: number, ticket: number, out: Uint8Array) => {
+    this.taken.push(ticket);
     out.set(this.answer);
     return this.answer.length;
   };
@@ -304,6 +307,21 @@ Deno.test("isolate: whoever asks the user database waits for its answer, and kee
   const user = { uid: 5, gid: 7, name: "", home: "", groups: [] };
   assertEquals(await asked, { user, group: null, groups: [] });
   assertEquals(door.refs, [0, 1, 0]);
+});
+
+Deno.test("isolate: whoever gives up asking keeps the loop alive no more, and the answer is taken all the same", async () => {
+  const door = new FakeDoor();
+  const core = isolateOver(door);
+  const controller = new AbortController();
+  const asked = core.lookup(validate("true", [], { uid: "alice", signal: controller.signal }));
+  controller.abort(new Error("enough"));
+  await assertRejects(() => asked, Error, "enough");
+  assertEquals(door.refs, [0, 1, 0]);
+  door.answer = Uint8Array.from([0, 2, 1, 2].flatMap((n) => [n, 0, 0, 0]));
+  door.ring = [[5, 0x40000000]];
+  door.wake();
+  await Promise.resolve();
+  assertEquals(door.taken, [5]);
 });
 
 Deno.test("isolate: a user that nobody knows is a SpawnError that names it", async () => {

@@ -414,7 +414,7 @@ Deno.test("options: what the child may do", () => {
     ],
   });
   for (
-    const [name, least, most] of [["umask", 0, 511], ["nice", -20, 19], [
+    const [name, least, most] of [["nice", -20, 19], [
       "oomScoreAdj",
       -1e3,
       1e3,
@@ -425,6 +425,12 @@ Deno.test("options: what the child may do", () => {
     }
     typeRefused({ [name]: "0" }, new RegExp(`option "${name}": it is a string`));
   }
+  for (const [value, shown] of [[-1, "-1"], [512, "512 \\(0o1000\\)"], [777, "777 \\(0o1411\\)"]]) {
+    const told = new RegExp(`option "umask": it is ${shown}, .*: give 0 to 0o777; .*decimal$`);
+    rangeRefused({ umask: value }, told);
+  }
+  rangeRefused({ umask: 0.5 }, /option "umask": it is 0.5, not a whole number/);
+  typeRefused({ umask: "022" }, /option "umask": it is a string/);
   typeRefused({ noNewPrivs: 1 }, /option "noNewPrivs": .*: give true or false$/);
 });
 
@@ -449,4 +455,9 @@ Deno.test("options: capabilities and limits go by their names", () => {
     /"rlimits.nofile": the soft limit is/,
   );
   rangeRefused({ rlimits: { nofile: { soft: "unlimited", hard: 1 } } }, /the soft limit is above/);
+  for (const nofile of [0, 2, { soft: 1 }, { hard: 2 }, { soft: 0, hard: 9 }]) {
+    const told = /"rlimits.nofile": it is [012], and stdin, .* 3 descriptors .*: give 3 or more/;
+    rangeRefused({ rlimits: { nofile } }, told);
+  }
+  validate("true", [], { rlimits: { nofile: 3, nproc: 0 } });
 });

@@ -4,8 +4,10 @@
 /** FFI would sidestep --allow-run, so `open` asks for it itself. */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { CHECKOUT, Scratch, test } from "./helpers.ts";
+import { open } from "../mod.ts";
+import { CHECKOUT, Scratch, test, until } from "./helpers.ts";
 import { Host } from "./host_process.ts";
+import { Screen } from "./screen.ts";
 
 const LIBRARY = `--allow-ffi=${CHECKOUT}npm/native`;
 
@@ -52,10 +54,13 @@ test("LD_PRELOAD in env needs the full run permission", async () => {
 
 test("--deny-run counts beside --allow-run: for the program, and for the loader's variables", async () => {
   const allow = [LIBRARY, "--allow-run", "--deny-run=true"];
-  assertMatch(await answer(allow, `open("true")`), /^PermissionError: .*may not run/);
+  const denied = await answer(allow, `open("true")`);
+  assertMatch(denied, /^PermissionError: .*may not run .*: leave it out of --deny-run/);
+  const absent = await answer([LIBRARY], `open("true")`);
+  assertMatch(absent, /^PermissionError: .*may not run .*: run it with --allow-run=/);
   assertEquals(await answer(allow, `open("cat", [], { stdin: "null" })`), "normal");
   const call = `open("cat", [], { stdin: "null", env: { LD_PRELOAD: "" } })`;
-  assertMatch(await answer(allow, call), /^PermissionError: .*LD_PRELOAD/);
+  assertMatch(await answer(allow, call), /^PermissionError: .*LD_PRELOAD.*--deny-run/);
 });
 
 // The flags of README.md's table, each with what it grants and without.
@@ -131,4 +136,56 @@ test("neither env, sys, read nor write permission is needed, nor asked for", asy
     .catch((error) => error.stage === "uid" ? open("sh", ["-c", 'test -n "$PATH"']) : Promise.reject(error))`;
   const deny = ["--deny-env", "--deny-sys", "--deny-read", "--deny-write"];
   assertEquals(await answer([FILE, "--allow-run=sh", ...deny], call), "normal");
+});
+
+/** Its first thread waits in read(2) of descriptor 0, whose number is 0 on x86-64 and 63 on aarch64. */
+function readsStdin(pid: number): boolean {
+  return /^(0|63) 0x0 /.test(Deno.readTextFileSync(`/proc/${pid}/syscall`));
+}
+
+/** What a program without --allow-run shows on a terminal where each question is answered with one of `answers`. */
+async function prompted(answers: string[]): Promise<{ asked: string; said: string[] }> {
+  using scratch = new Scratch();
+  Deno.writeTextFileSync(
+    scratch.file("main.ts"),
+    `import { open } from ${JSON.stringify(`${CHECKOUT}mod.ts`)};
+    for (let i = 0; i < 2; i++) {
+      const said = await open("true").then(async (port) => (await port.status).reason.kind,
+        (error) => error.name + ": " + error.message);
+      console.log("SAID " + said + " .");
+    }`,
+  );
+  const flags = ["--quiet", "--no-config", "--no-lock", "--no-check", FILE];
+  await using port = await open(Deno.execPath(), ["run", ...flags, scratch.file("main.ts")], {
+    // Wide enough for nothing to be broken into two lines.
+    pty: { cols: 1_000, rows: 50 },
+    env: { NO_COLOR: "1" },
+  });
+  const screen = new Screen(port);
+  let asked = "";
+  for (const answer of answers) {
+    const question = screen.wait(/requests run access to ("[^"]+")[^]*Allow\?[^>]*> /);
+    asked = (await question)[1] ?? "";
+    await until(() => readsStdin(port.pid), { what: "somebody who reads the answer" });
+    await screen.type(`${answer}\n`);
+  }
+  const said = [];
+  for (let i = 0; i < 2; i++) said.push((await screen.wait(/SAID (.*) \./))[1] ?? "");
+  await screen.wait(null);
+  assertEquals((await port.status).code, 0);
+  return { asked, said };
+}
+
+test("where Deno prompts, open asks for the file that is executed; y is a yes", async () => {
+  const { asked, said } = await prompted(["y"]);
+  assertMatch(asked, /^"\/\S*\/true"$/);
+  // The answer is remembered by Deno: the second one is not asked for.
+  assertEquals(said, ["normal", "normal"]);
+});
+
+test("where Deno prompts, n is a no: a PermissionError, and nothing starts", async () => {
+  const { said } = await prompted(["n"]);
+  for (const one of said) {
+    assertMatch(one, /^PermissionError: Cannot start "true": .*may not run .*\/true \(EACCES\)/);
+  }
 });

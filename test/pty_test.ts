@@ -15,45 +15,13 @@ import {
   identities,
   leavesNothing,
   Scratch,
+  skippable,
   stat,
   test,
   textOf,
   until,
-  within,
 } from "./helpers.ts";
-
-/** What a terminal shows, and what is typed into it. */
-class Screen {
-  shown = "";
-  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
-
-  constructor(readonly port: Port) {
-    this.#reader = port.stdout.getReader();
-  }
-
-  async type(text: string): Promise<void> {
-    await this.port.command(text);
-  }
-
-  /** Until `text` is shown behind what was waited for before; without it, until the end. */
-  async wait(text: RegExp | null): Promise<RegExpMatchArray> {
-    while (true) {
-      const found = text === null ? null : this.shown.match(text);
-      if (found !== null) {
-        this.shown = this.shown.slice((found.index ?? 0) + found[0].length);
-        return found;
-      }
-      const { done, value } = await within(this.#reader.read(), {
-        what: () => `${text} on the screen, which shows ${JSON.stringify(this.shown)}`,
-      });
-      if (done) {
-        assert(text === null, `the screen ended before ${text}: ${JSON.stringify(this.shown)}`);
-        return [this.shown];
-      }
-      this.shown += textOf(value);
-    }
-  }
-}
+import { Screen } from "./screen.ts";
 
 test("pty: a session of its own, the terminal as controlling one and as all three streams", async () => {
   await using port = await open("cat", [], { pty: {} });
@@ -182,23 +150,20 @@ test("pty: close ends the shell and its jobs, those that ignore the hang-up too"
   });
 });
 
-const VI = ["/usr/bin/vim", "/usr/bin/vim.tiny"].find((path) => existsSync(path));
+/** A vim by any of its names, wherever on PATH. */
+const VIM = (Deno.env.get("PATH") ?? "").split(":")
+  .flatMap((folder) => ["vim", "vim.basic", "vim.tiny"].map((name) => `${folder}/${name}`))
+  .find((path) => existsSync(path));
 
-Deno.test({
-  name: VI === undefined
-    ? "pty: vim edits a file (skipped: install it, such as by apt install vim-tiny)"
-    : "pty: vim edits a file",
-  ignore: VI === undefined,
-  async fn() {
+skippable(
+  "pty: vim edits a file",
+  VIM === undefined ? "install vim, e.g. with apt install vim-tiny" : null,
+  async () => {
     using scratch = new Scratch();
     Deno.writeTextFileSync(scratch.file("text"), "one\ntwo\n");
     const options: OpenOptions = { pty: { cols: 80, rows: 24, term: "xterm" } };
-    const args = ["-u", "NONE", "-i", "NONE", "-n", "--not-a-term", scratch.file("text")];
-    await using port = await open(
-      VI ?? "vim",
-      args.filter((arg) => arg !== "--not-a-term"),
-      options,
-    );
+    const args = ["-u", "NONE", "-i", "NONE", "-n", scratch.file("text")];
+    await using port = await open(VIM ?? "vim", args, options);
     const screen = new Screen(port);
     await screen.wait(/one/);
     await screen.wait(/two/);
@@ -209,7 +174,7 @@ Deno.test({
     assertEquals((await port.status).code, 0);
     assertEquals(scratch.lines("text"), ["one", "two", "three"]);
   },
-});
+);
 
 asRoot("pty: another user's program owns its terminal and may open it", async () => {
   const script = "ls -l $(tty) | cut -d' ' -f3; echo seen > /dev/tty";

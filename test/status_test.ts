@@ -125,7 +125,7 @@ Deno.test("status: signals 1 to 64 have names that lead back to their numbers", 
 
 Deno.test("status: a signal that is none is refused with the one that was meant", () => {
   for (const meant of ["sigterm", "TERM", "SIGTERMN"]) {
-    assertThrows(() => signalNumber(meant as SignalName), TypeError, "give SIGTERM");
+    assertThrows(() => signalNumber(meant as SignalName), TypeError, 'did you mean "SIGTERM"?');
   }
   assertThrows(() => signalNumber("toString" as SignalName), TypeError, "no signal has this name");
   assertThrows(() => signalNumber(null as unknown as SignalName), TypeError);

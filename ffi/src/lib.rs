@@ -44,6 +44,7 @@ pub mod runtime {
     pub mod port;
     pub mod reactor;
     pub mod remains;
+    pub mod rights;
     pub mod transit;
     pub mod users;
     pub mod weight;

@@ -627,6 +627,14 @@ export function decodeStage(out: Uint8Array): string {
   return named(STAGES, view.getUint32(0, true), "stage");
 }
 
+/** Which file or directory is not another user's to execute or to search; null where that is not why. */
+export function decodeRefused(out: Uint8Array): string | null {
+  if (out.length < 8) return null;
+  const length = new DataView(out.buffer, out.byteOffset, 8).getUint32(4, true);
+  if (length === 0 || length > out.length - 8) return null;
+  return new TextDecoder().decode(out.subarray(8, 8 + length));
+}
+
 /** What a start that is too long for the system says beside its stage: what, and both figures. */
 export function decodeTooMuch(out: Uint8Array): TooMuch | null {
   if (out.length < 28) return null;

@@ -81,16 +81,22 @@ export function allow(path: string, spec: Spec): void {
     throw refused(null, {
       what,
       why: `its environment sets ${loader}, which runs other code inside any program`,
-      mend: "allow every program with --allow-run, or set it to null in env",
+      mend: run.partial
+        ? "allow every program with --allow-run and none less with --deny-run, or set it to null in env"
+        : "allow every program with --allow-run, or set it to null in env",
       subject: path,
     });
   }
-  const { state } = Deno.permissions.requestSync({ name: "run", command: path });
+  const program = { name: "run", command: path } as const;
+  const denied = Deno.permissions.querySync(program).state === "denied";
+  const { state } = Deno.permissions.requestSync(program);
   if (state === "granted") return;
   throw refused(null, {
     what,
     why: `this program may not run ${path}`,
-    mend: `run it with --allow-run=${path}`,
+    mend: denied
+      ? `leave it out of --deny-run, and run this program with --allow-run=${path}`
+      : `run it with --allow-run=${path}`,
     subject: path,
   });
 }

@@ -30,6 +30,7 @@ import {
   decodeAnswer,
   decodeHierarchies,
   decodeLeaves,
+  decodeRefused,
   decodeReport,
   decodeStage,
   decodeTooMuch,
@@ -43,7 +44,7 @@ import {
   type Unknown,
 } from "./abi.ts";
 
-const [ESRCH, E2BIG, EBADF] = [3, 7, 9];
+const [ESRCH, E2BIG, EBADF, EACCES] = [3, 7, 9, 13];
 /** A user, its groups and those that were asked for, all as many as there can be. */
 const ANSWER_MAX = 1 << 20;
 /** `ps_signalled` has no answer left. */
@@ -73,7 +74,8 @@ export class Isolate implements Core {
   readonly #asking = new Map<number, () => void>();
   readonly #events = new Uint8Array(8 * 256);
   readonly #report = new Uint8Array(16 * 1024);
-  readonly #path = new Uint8Array(PATH_MAX);
+  /** Or, behind a stage and a length, one that is refused. */
+  readonly #path = new Uint8Array(8 + PATH_MAX);
   /** For what is seldom asked for, made when it is. */
   #room: Uint8Array | null = null;
   #references = 0;
@@ -93,14 +95,33 @@ export class Isolate implements Core {
     if (question === null) return { user: null, group: null, groups: [] };
     const ticket = this.#door.ps_user(this.#env, encodeQuestion(question));
     if (ticket < 0) throw startError({ stage: "user", errno: -ticket }, spec);
-    this.ref();
-    await new Promise<void>((resolve) => this.#asking.set(ticket, resolve));
-    this.unref();
-    const out = new Uint8Array(ANSWER_MAX);
-    const length = done("look a user up", this.#door.ps_answer(this.#env, ticket, out));
-    const answer = decodeAnswer(out.subarray(0, length));
+    const answer = decodeAnswer(await this.#unlessAborted(this.#answerTo(ticket), spec.signal));
     if ("unknown" in answer) throw nobody(spec, answer);
     return answer;
+  }
+
+  /** It is taken whenever it comes, whether anybody waits for it then or not. */
+  #answerTo(ticket: number): Promise<Uint8Array> {
+    const answered = new Promise<void>((resolve) => this.#asking.set(ticket, resolve));
+    return answered.then(() => {
+      const out = new Uint8Array(ANSWER_MAX);
+      const length = done("look a user up", this.#door.ps_answer(this.#env, ticket, out));
+      return out.subarray(0, length);
+    });
+  }
+
+  /** Keeps the event loop alive for as long as somebody waits. */
+  async #unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | null): Promise<T> {
+    let abort = () => {};
+    const aborted = new Promise<never>((_, reject) => abort = () => reject(signal?.reason));
+    signal?.addEventListener("abort", abort, { once: true });
+    this.ref();
+    try {
+      return await Promise.race([promise, aborted]);
+    } finally {
+      this.unref();
+      signal?.removeEventListener("abort", abort);
+    }
   }
 
   /** The path whose permission is asked for is the very one that is executed. */
@@ -327,7 +348,8 @@ function settle({ answers }: Listening, result: number): void {
 function startFailure(spec: Spec, out: Uint8Array, result: number): Error {
   const stage = result === -PANIC ? "library" : decodeStage(out);
   const tooMuch = stage === "exec" && result === -E2BIG ? decodeTooMuch(out) : null;
-  return startError({ stage, errno: -result, tooMuch }, spec);
+  const refused = stage === "program" && result === -EACCES ? decodeRefused(out) : null;
+  return startError({ stage, errno: -result, tooMuch, refused }, spec);
 }
 
 /** There is no such user or group. */
@@ -336,7 +358,7 @@ function nobody(spec: Spec, { unknown: { what, at }, errno }: Unknown): Error {
   const name = what === "groups" ? question?.groups[at] : identity[what];
   const shown = typeof name === "string" ? quote(name) : String(name);
   const who = `${what === "uid" ? "user" : "group"} ${shown}`;
-  return startError({ stage: "user", errno, who }, spec);
+  return startError({ stage: "user", errno, who, byNumber: typeof name === "number" }, spec);
 }
 
 function unpanicked(op: string, result: number): number {

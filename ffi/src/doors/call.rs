@@ -4,7 +4,8 @@
 //! `>= 0` or `-errno` out, a panic is [`PANIC`].
 
 use crate::kernel::wire::{Size, Stage, ABI};
-use crate::runtime::{calls, launch, users};
+use crate::runtime::launch::{self, Refusal};
+use crate::runtime::{calls, users};
 use rustix::io::Errno;
 
 /// What a caught panic answers.
@@ -37,9 +38,16 @@ pub fn abi_version() -> u32 {
     ABI
 }
 
+/// Behind the place of the stage, what there is to say beside it; a buffer that it does not fit into gets none.
+fn detailed(out: &mut [u8], refusal: Refusal) -> (Stage, Errno) {
+    let _ = out.get_mut(4..).map(|out| fill(out, &refusal.detail));
+    refusal.failed
+}
+
 pub fn resolve(env: u32, spec: &[u8], out: &mut [u8]) -> i32 {
     guarded(|| {
-        let path = staged(out, launch::resolve(env, spec))?;
+        let path = launch::resolve(env, spec).map_err(|refusal| detailed(out, refusal));
+        let path = staged(out, path)?;
         fill(out, &path)
     })
 }
@@ -57,10 +65,7 @@ pub fn answer(env: u32, ticket: i32, out: &mut [u8]) -> i32 {
 
 pub fn spawn(env: u32, path: &[u8], out: &mut [u8]) -> i32 {
     guarded(|| {
-        let started = launch::spawn(env, path).map_err(|refusal| {
-            let _ = out.get_mut(4..).map(|out| fill(out, &refusal.detail)); // a shorter buffer gets none
-            refusal.failed
-        });
+        let started = launch::spawn(env, path).map_err(|refusal| detailed(out, refusal));
         staged(out, started).map(|handle| handle as usize)
     })
 }

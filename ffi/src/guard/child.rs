@@ -267,6 +267,9 @@ pub fn start(
     let moves = more.iter().map(AsRawFd::as_raw_fd).zip(targets).collect();
     let way = home.as_ref().ok().map(|(_, way)| *way);
     let (reach, plain) = (Reach::of(&launch), launch.asked.is_none() && joins.is_none());
+    if reach == Reach::ByCgroup && !home.as_ref().is_ok_and(|(leaf, _)| leaf.kills_anybody()) {
+        return Err((Stage::Reach, Errno::PERM));
+    }
     let mut plan = Box::new(Plan::new(launch, own, files, moves, report.as_raw_fd())?);
     plan.joins.extend(joins.unwrap_or_default().iter().map(AsRawFd::as_raw_fd));
     plan.joins.extend(door.as_ref().filter(|_| way == Some(Way::Joins)).map(AsRawFd::as_raw_fd));
@@ -305,7 +308,8 @@ pub fn start(
     Ok(Started { pid, pidfd, outcome, memory: Memory { stack: Some(stack), plan, _place: None }, lack })
 }
 
-/// By what a child can be ended once it is who it is to be.
+/// By what a child can be ended once it is who it is to be. A cgroup without `cgroup.kill` (v1, Linux before 5.14)
+/// takes signals, too.
 #[derive(PartialEq, Eq)]
 enum Reach {
     BySignals,

@@ -113,11 +113,23 @@ impl Leaf {
         if self.version != Version::Two {
             return each::kill(self);
         }
-        match self.file("cgroup.kill", OFlags::WRONLY) {
+        match self.kill_file() {
             Ok(file) => rustix::io::retry_on_intr(|| rustix::io::write(&file, b"1")).map(drop),
             Err(Errno::NOENT) => each::kill(self),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Whether one write ends everybody in it, whoever they are: the other ways take the right to signal each.
+    pub fn kills_anybody(&self) -> bool {
+        self.version == Version::Two && self.kill_file().is_ok()
+    }
+
+    fn kill_file(&self) -> Result<OwnedFd, Errno> {
+        if sabotaged(Step::KillFile) {
+            return Err(Errno::NOENT);
+        }
+        self.file("cgroup.kill", OFlags::WRONLY)
     }
 
     /// Whether anybody lives in it or below. Zombies do not count.

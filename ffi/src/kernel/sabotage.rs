@@ -46,6 +46,8 @@ steps! {
     ReapLast = "reap-last",
     /// Everybody in a tree's cgroup is killed by one write.
     CgroupKill = "cgroup-kill",
+    /// There is a file for that write (Linux 5.14).
+    KillFile = "kill-file",
     /// Children are read of all threads, not of the first alone.
     Threads = "threads",
     /// A listed process is looked at again before it is signalled.

@@ -4,6 +4,7 @@
 //! before anything is made.
 
 use crate::kernel::wire::{Attributes, Groups, Stage};
+use crate::runtime::rights::User;
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgid, getgroups, getuid};
 use rustix::thread::{capabilities, CapabilitySet};
@@ -36,6 +37,25 @@ pub fn settle(asked: &mut Attributes) -> Result<(), Failed> {
     let own = sorted(own.iter().map(|gid| gid.as_raw()).collect());
     asked.groups = asked.groups.take().filter(|groups| sorted(groups.ids.clone()) != own);
     permitted(asked)
+}
+
+/// The other user that `asked` makes of the child; none where it is refused, which [`settle`] tells in its turn.
+pub fn other(asked: &Attributes) -> Option<User> {
+    let mut changed = asked.clone();
+    settle(&mut changed).ok()?;
+    let uid = changed.uid?;
+    // Who was root loses its capabilities with that; who was not has them until its exec (capabilities(7)).
+    let was_root = getuid().is_root() || geteuid().is_root();
+    let effective = capabilities(None).ok()?.effective;
+    let has = |capability: CapabilitySet| !was_root && effective.contains(capability);
+    Some(User {
+        uid,
+        gid: changed.gid.unwrap_or_else(|| getegid().as_raw()),
+        // Unchanged they are none: whoever is given another uid has none of the runtime's.
+        groups: asked.groups.as_ref().map_or_else(Vec::new, |groups| groups.ids.clone()),
+        overrides: has(CapabilitySet::DAC_OVERRIDE),
+        searches: has(CapabilitySet::DAC_READ_SEARCH),
+    })
 }
 
 fn sorted(mut ids: Vec<u32>) -> Vec<u32> {

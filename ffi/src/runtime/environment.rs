@@ -3,6 +3,7 @@
 //! The child's environment and the program it names: pure functions over bytes.
 
 use crate::kernel::wire::{Spec, Stage};
+use crate::runtime::rights::User;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -84,12 +85,28 @@ pub struct Program {
     pub env: Vec<Vec<u8>>,
 }
 
+/// Why there is no program to run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotFound {
+    pub failed: (Stage, Errno),
+    /// What it is that may not be searched or executed.
+    pub refused: Option<PathBuf>,
+}
+
+impl NotFound {
+    fn program(errno: Errno) -> Self {
+        NotFound { failed: (Stage::Program, errno), refused: None }
+    }
+}
+
 impl Program {
-    /// Looks it up as execvpe(3) does, in the child's own PATH and from its own directory.
-    pub fn find(spec: Spec, native: Vec<Vec<u8>>) -> Result<Program, (Stage, Errno)> {
-        let directory = open_directory(&spec).map_err(|errno| (Stage::Cwd, errno))?;
+    /// Looks it up as execvpe(3) does, in the child's own PATH and from its own directory, and where it is to run as
+    /// another `user`, with that one's rights.
+    pub fn find(spec: Spec, native: Vec<Vec<u8>>, user: Option<&User>) -> Result<Program, NotFound> {
+        let cwd = |errno| NotFound { failed: (Stage::Cwd, errno), refused: None };
+        let directory = open_directory(&spec).map_err(cwd)?;
         let env = compose(native, &spec);
-        let path = find(&spec, &env).map_err(|errno| (Stage::Program, errno))?;
+        let path = find(&spec, &env, user)?;
         Ok(Program { spec, path: path.into_os_string().into_vec(), directory, env })
     }
 }
@@ -104,26 +121,29 @@ pub fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn find(spec: &Spec, variables: &[Entry]) -> Result<PathBuf, Errno> {
+fn find(spec: &Spec, variables: &[Entry], user: Option<&User>) -> Result<PathBuf, NotFound> {
     let command = Path::new(OsStr::from_bytes(&spec.command));
     if spec.command.is_empty() {
-        return Err(Errno::NOENT);
+        return Err(NotFound::program(Errno::NOENT));
     }
     if spec.command.contains(&b'/') {
-        let path = absolute(spec, command)?;
-        return executable(&path).map(|()| path);
+        let path = absolute(spec, command).map_err(NotFound::program)?;
+        return executable(&path, user).map(|()| path);
     }
     let path = variables.iter().find_map(|entry| value_of(entry, b"PATH")).unwrap_or(DEFAULT_PATH);
-    let mut refused = None;
+    let mut first = None;
     for entry in path.split(|&b| b == b':') {
-        let candidate = absolute(spec, &Path::new(OsStr::from_bytes(entry)).join(command))?;
-        match executable(&candidate) {
+        let entry = Path::new(OsStr::from_bytes(entry)).join(command);
+        let candidate = absolute(spec, &entry).map_err(NotFound::program)?;
+        match executable(&candidate, user) {
             Ok(()) => return Ok(candidate),
-            Err(Errno::ACCESS) => refused = Some(Errno::ACCESS),
+            Err(NotFound { failed: (_, Errno::ACCESS), refused }) => {
+                first.get_or_insert(NotFound { refused, ..NotFound::program(Errno::ACCESS) });
+            }
             Err(_) => {}
         }
     }
-    Err(refused.unwrap_or(Errno::NOENT))
+    Err(first.unwrap_or_else(|| NotFound::program(Errno::NOENT)))
 }
 
 /// `path` as seen from the child's directory.
@@ -135,12 +155,20 @@ fn absolute(spec: &Spec, path: &Path) -> Result<PathBuf, Errno> {
     Ok(here.join(OsStr::from_bytes(&spec.cwd)).join(path))
 }
 
-fn executable(path: &Path) -> Result<(), Errno> {
-    let stat = rustix::fs::stat(path)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Errno::ACCESS);
+fn executable(path: &Path, user: Option<&User>) -> Result<(), NotFound> {
+    let stat = rustix::fs::stat(path).map_err(NotFound::program)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(NotFound::program(Errno::ISDIR)),
+        _ => return Err(NotFound::program(Errno::ACCESS)),
     }
+    // As the runtime itself in any case: that knows of a file system that is mounted noexec.
     rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(NotFound::program)?;
+    match user.and_then(|user| user.refused(path)) {
+        Some(at) => Err(NotFound { refused: Some(at), ..NotFound::program(Errno::ACCESS) }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +198,7 @@ mod tests {
     }
 
     fn path(spec: &Spec, native: Vec<Vec<u8>>) -> Result<Vec<u8>, (Stage, Errno)> {
-        Program::find(spec.clone(), native).map(|program| program.path)
+        Program::find(spec.clone(), native, None).map(|program| program.path).map_err(|none| none.failed)
     }
 
     fn pair(key: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
@@ -219,6 +247,14 @@ mod tests {
         assert_eq!(path(&wanted, vec![]), Err((Stage::Cwd, Errno::NOENT)));
         wanted.cwd = b"/etc/passwd".to_vec();
         assert_eq!(path(&wanted, vec![]), Err((Stage::Cwd, Errno::NOTDIR)));
+    }
+
+    #[test]
+    fn a_directory_is_no_program() {
+        let mut wanted = spec(b"/usr/bin");
+        assert_eq!(path(&wanted, vec![]), Err((Stage::Program, Errno::ISDIR)));
+        wanted.command = b"bin".to_vec();
+        assert_eq!(path(&wanted, vec![b"PATH=/usr".to_vec()]), Err((Stage::Program, Errno::NOENT)));
     }
 
     #[test]

@@ -11,13 +11,14 @@ use crate::kernel::sys::host;
 use crate::kernel::wire::{Attributes, Launch, Scheduler, Spec, Stage, Stdio, ToKeeper, Writer, LAUNCH_MAX};
 use crate::runtime::credentials;
 use crate::runtime::descriptors::Descriptors;
-use crate::runtime::environment::Program;
+use crate::runtime::environment::{NotFound, Program};
 use crate::runtime::inherit::{self, Bounds, Identity, Inherited};
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, Env, Port, Terms};
 use crate::runtime::reactor::{reactor, Prepared, Reactor};
 use crate::runtime::weight::{weigh, TooMuch, What};
 use rustix::io::Errno;
+use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -47,12 +48,19 @@ impl From<TooMuch> for Refusal {
     }
 }
 
+impl From<NotFound> for Refusal {
+    fn from(NotFound { failed, refused }: NotFound) -> Self {
+        let path = refused.map_or_else(Vec::new, |path| path.into_os_string().into_vec());
+        Refusal { failed, detail: Writer::default().blob(&path).done() }
+    }
+}
+
 fn at(stage: Stage) -> impl Fn(Errno) -> Failed {
     move |errno| (stage, errno)
 }
 
 /// The absolute path that would be executed. The program stays ready for [`spawn`].
-pub fn resolve(env: u32, spec: &[u8]) -> Result<Vec<u8>, Failed> {
+pub fn resolve(env: u32, spec: &[u8]) -> Result<Vec<u8>, Refusal> {
     let reactor = reactor().map_err(at(Stage::Library))?;
     let env = reactor.env(env).map_err(at(Stage::Library))?;
     let spec = Spec::decode(spec).map_err(|_| (Stage::Spec, Errno::INVAL))?;
@@ -72,9 +80,10 @@ pub fn resolve(env: u32, spec: &[u8]) -> Result<Vec<u8>, Failed> {
     }
 }
 
-fn find(spec: Spec) -> Result<Program, Failed> {
+fn find(spec: Spec) -> Result<Program, Refusal> {
     let native = if spec.clear_env { Vec::new() } else { host::environment().map_err(at(Stage::Spec))? };
-    Program::find(spec, native)
+    let user = spec.asked.as_deref().and_then(credentials::other);
+    Ok(Program::find(spec, native, user.as_ref())?)
 }
 
 fn record(spec: Spec, path: Vec<u8>, env: Vec<Vec<u8>>, mut inherited: Inherited) -> Launch {
