@@ -8,7 +8,6 @@
 
 import { assertEquals } from "@std/assert";
 import {
-  asRoot,
   assert,
   descriptors,
   gone,
