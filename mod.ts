@@ -29,7 +29,17 @@ export {
   type Request,
   resetGuardian,
 } from "./src/port.ts";
-export type { Answer, Callbacks, From, Init, Next, Self, Stop, Timeout } from "./src/callbacks.ts";
+export type {
+  Answer,
+  Awaitable,
+  Callbacks,
+  From,
+  Init,
+  Next,
+  Self,
+  Stop,
+  Timeout,
+} from "./src/callbacks.ts";
 export {
   type Child,
   type ChildCounts,
@@ -37,9 +47,9 @@ export {
   Supervisor,
   type SupervisorOptions,
 } from "./src/supervisor.ts";
-export type { NestedSpec, ProgramSpec, ServerSpec } from "./src/children.ts";
+export type { ChildCommon, NestedSpec, ProgramSpec, ServerSpec } from "./src/children.ts";
 export type { Backoff, Restart, Strategy } from "./src/restart.ts";
-export type { Check, WaitFor } from "./src/readiness.ts";
+export type { Check, Patience, WaitFor } from "./src/readiness.ts";
 export type { Level, Log, LogLine } from "./src/logging.ts";
 export {
   type CallOptions,
@@ -56,8 +66,8 @@ export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/ma
 export { Cgroups } from "./src/cgroup.ts";
 export { type ControllerState, type Diagnosis, doctor, type Lacking } from "./src/doctor.ts";
 export type { LimitEvent } from "./src/events.ts";
-export type { Counters, Pressure, Stats } from "./src/figures.ts";
-export type { DeviceLimits, Limits, RawSet } from "./src/limits.ts";
+export type { CgroupVersion, Counters, Pressure, Stats } from "./src/figures.ts";
+export type { DeviceLimits, Limits, RawSet, Size } from "./src/limits.ts";
 export type { ContainmentOptions, OpenOptions } from "./src/options.ts";
 export type { PtyOptions, PtySize, Source, Stdio } from "./src/descriptors.ts";
 export type {
@@ -74,6 +84,7 @@ export type {
   ExitReason,
   ExitStatus,
   Guards,
+  PlainSignal,
   SignalName,
   Survivor,
   Usage,

@@ -30,6 +30,10 @@ const manifest = ["--locked", "--manifest-path", "ffi/Cargo.toml"];
 const steps: Step[] = [
   { name: "format", command: [deno, "fmt", "--check"] },
   { name: "lint", command: [deno, "lint"] },
+  {
+    name: "docs of the API: complete, and of exported types alone",
+    command: ["sh", "-c", '"$0" doc --lint mod.ts >/dev/null', deno],
+  },
   { name: "layers and headers", command: [deno, "run", "--allow-all", "scripts/check.ts"] },
   {
     name: "Rust format",

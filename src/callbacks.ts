@@ -17,6 +17,7 @@ export type Awaitable<T> = T | Promise<T>;
 
 /** The server goes on with `state`. */
 export interface Next<State> {
+  /** What the next callback is given. */
   state: State;
   /**
    * Milliseconds without any message after which `handleInfo` is told
@@ -29,12 +30,15 @@ export interface Next<State> {
 
 /** The server answers its caller and goes on with `state`. */
 export interface Answer<State, Reply> extends Next<State> {
+  /** What `call` resolves with. */
   reply: Reply;
 }
 
 /** The server ends, for the reason `stop`, after `terminate(stop, state)`. */
 export interface Stop<State> {
+  /** Why: `"normal"` and `"shutdown"` are no errors. */
   stop: unknown;
+  /** What `terminate` is given. */
   state: State;
 }
 
@@ -43,6 +47,7 @@ export type Init<State> = Next<State> | { stop: unknown } | { ignore: true };
 
 /** What `handleInfo` is told when `timeoutMs` have passed without a message. */
 export interface Timeout {
+  /** Always this. */
   type: "timeout";
 }
 

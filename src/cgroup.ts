@@ -118,35 +118,34 @@ function put(core: Core, { path }: Leaf, { file, value, check }: Write): number 
  */
 export const Cgroups: {
   /** Whether any hierarchy of cgroups is mounted here. */
-  enabled(core?: Core): boolean;
+  enabled(): boolean;
   /** The controllers that a cgroup of this runtime can have, in either version. */
-  controllers(core?: Core): string[];
+  controllers(): string[];
   /**
    * What a file of a cgroup says, without the last line's end.
    *
    * @throws {TypeError} for an unknown controller, a file that is not its, or a path that leads elsewhere.
    * @throws {ContainmentError} where it cannot be read.
    */
-  get(controller: string, path: string, variable: string, core?: Core): string;
+  get(controller: string, path: string, variable: string): string;
   /**
    * Writes to a file of a cgroup. A limit that the table knows is read back.
    *
    * @throws as {@link Cgroups.get}, and where the kernel does not take or keep the value.
    */
-  set(controller: string, path: string, variable: string, value: string, core?: Core): void;
+  set(controller: string, path: string, variable: string, value: string): void;
 } = {
-  enabled: (core = nativeCore()) => core.hierarchies().length > 0,
-  controllers: (core = nativeCore()) => {
-    const all = core.hierarchies().flatMap(({ controllers }) => controllers);
-    return [...new Set(all)].filter((name) => !name.startsWith("name=")).sort();
-  },
-  get(controller, path, variable, core = nativeCore()) {
+  enabled: () => nativeCore().hierarchies().length > 0,
+  controllers: () => controllersOf(nativeCore()),
+  get(controller, path, variable) {
+    const core = nativeCore();
     const at = fileOf(core, "get", controller, path, variable);
     const text = core.cgroupRead(at);
     if (typeof text === "string") return text.replace(/\n$/, "");
     throw limitError({ op: "get", subject: at, path: at, value: null, errno: -text });
   },
-  set(controller, path, variable, value, core = nativeCore()) {
+  set(controller, path, variable, value) {
+    const core = nativeCore();
     const at = fileOf(core, "set", controller, path, variable);
     if (typeof value !== "string" || !/^[^\0\n]{1,4000}$/.test(value)) {
       throw typeError(
@@ -159,6 +158,11 @@ export const Cgroups: {
     if (errno !== 0) throw limitError({ op: "set", subject: at, path: at, value, errno });
   },
 };
+
+function controllersOf(core: Core): string[] {
+  const all = core.hierarchies().flatMap(({ controllers }) => controllers);
+  return [...new Set(all)].filter((name) => !name.startsWith("name=")).sort();
+}
 
 function fileOf(
   core: Core,
@@ -201,7 +205,7 @@ function fileOf(
     what,
     why: `no hierarchy has the controller ${controller} here`,
     code: errnoName(ENOENT),
-    mend: `the ones there are: ${Cgroups.controllers(core).join(", ") || "none"}`,
+    mend: `the ones there are: ${controllersOf(core).join(", ") || "none"}`,
     op,
     subject: controller,
     errno: ENOENT,

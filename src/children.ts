@@ -9,7 +9,6 @@
  */
 
 import { checkMs, isNormal } from "./callbacks.ts";
-import type { Core } from "./core.ts";
 import { nearest, quote, SupervisorError, typeError } from "./errors.ts";
 import { type Level, type Log, OutputLog, tellLog } from "./logging.ts";
 import type { Mailbox } from "./mailbox.ts";
@@ -22,7 +21,7 @@ import type { Cause } from "./status.ts";
 import { deferred } from "./streams.ts";
 
 /** What every child has. */
-interface Common {
+export interface ChildCommon {
   /** Given once among its siblings. */
   id: string;
   /** Default `"permanent"`. */
@@ -38,9 +37,12 @@ interface Common {
 }
 
 /** A program. */
-export interface ProgramSpec extends Common {
+export interface ProgramSpec extends ChildCommon {
+  /** A name to look up on its PATH, or a path. */
   command: string;
+  /** What follows argv[0]; default: nothing. */
   args?: readonly (string | Uint8Array)[];
+  /** As for `open`. */
   options?: Omit<OpenOptions, "owner">;
   /**
    * What becomes of stdout and stderr: their lines are logged (the default),
@@ -54,13 +56,15 @@ export interface ProgramSpec extends Common {
 }
 
 /** A server: a function that starts it, anew for each restart. */
-export interface ServerSpec extends Common {
+export interface ServerSpec extends ChildCommon {
+  /** Calls `startLink()`. */
   // deno-lint-ignore no-explicit-any -- any server; who starts it has its type
   server: () => Promise<Server<any, any, any>>;
 }
 
 /** A supervisor of its own, by its options. */
-export interface NestedSpec<Options> extends Omit<Common, "waitFor"> {
+export interface NestedSpec<Options> extends Omit<ChildCommon, "waitFor"> {
+  /** As for `Supervisor.start()`. */
   supervisor: Options;
 }
 
@@ -87,7 +91,6 @@ export interface Place {
   readonly log: Log;
   /** Nobody wants it any more. */
   readonly signal: AbortSignal;
-  readonly core: Core | undefined;
 }
 
 const SHUTDOWN_MS = 5_000;
@@ -98,7 +101,7 @@ export async function startProgram(spec: ProgramSpec, place: Place): Promise<Run
   const { command, args = [], options = {} } = spec;
   const delayToSigkill = graceOf(spec);
   const given = { ...options, delayToSigkill, owner: place.owner };
-  const port = await open(command, args, given, place.core);
+  const port = await open(command, args, given);
   const output = spec.output === "keep" ? null : outputOf(spec, port, place.log);
   const stop = (how: number | "brutalKill" = delayToSigkill) => end(port, how, output);
   const gone = async () => {
@@ -187,7 +190,7 @@ async function readyOrStopped(
 }
 
 async function notReady(
-  { id }: Common,
+  { id }: ChildCommon,
   readiness: Readiness,
   running: Running,
   output: OutputLog | null,

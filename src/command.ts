@@ -7,7 +7,6 @@
  * @module
  */
 
-import type { Core } from "./core.ts";
 import { BrokenPipeError, ClosedError, typeError } from "./errors.ts";
 import type { OpenOptions } from "./options.ts";
 import { open, processOf } from "./port.ts";
@@ -72,11 +71,10 @@ export async function cmd(
   command: string,
   args: readonly (string | Uint8Array)[] = [],
   options: CommandOptions = {},
-  core?: Core,
 ): Promise<CommandResult> {
   const { input, ...rest } = checked(options);
   const stdin = input === undefined ? rest.stdin ?? "null" : "piped";
-  await using port = await open(command, args, { ...rest, stdin }, core);
+  await using port = await open(command, args, { ...rest, stdin });
   const process = processOf(port);
   const room: Room = { left: process.spec.maxOutputBytes, exceeded: false };
   const [stdout, stderr] = await Promise.all([

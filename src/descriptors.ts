@@ -30,7 +30,9 @@ export interface PtyOptions {
 
 /** The size of a terminal in characters. */
 export interface PtySize {
+  /** In a line. */
   readonly cols: number;
+  /** Lines. */
   readonly rows: number;
 }
 

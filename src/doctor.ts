@@ -19,7 +19,9 @@ import { type Containment, containment, type Lack } from "./status.ts";
 
 /** Something that this host does not give, and what mends it. */
 export interface Lacking {
+  /** What it is that cannot be had. */
   what: string;
+  /** What keeps it from being had. */
   why: string;
   /** The command, or what to change where no command does. */
   mend: string;
@@ -27,6 +29,7 @@ export interface Lacking {
 
 /** A controller of cgroups, as a port that asks for no place of its own would get it. */
 export interface ControllerState {
+  /** Such as `"memory"`. */
   name: string;
   /** 0: no hierarchy has it. */
   version: CgroupVersion;
@@ -38,6 +41,7 @@ export interface ControllerState {
 export interface Diagnosis {
   /** How a tree is held together here. */
   containment: Containment;
+  /** Each controller that limits go by. */
   controllers: ControllerState[];
   /** Empty where nothing is lacking. */
   lacks: Lacking[];
@@ -63,7 +67,8 @@ const CONTROLLERS = ["memory", "pids", "cpu", "cpuset", "io", "hugetlb"];
  * @throws {SpawnError} where not even `true` can be started.
  * @throws {NativeError} where the native library cannot be used.
  */
-export async function doctor(core: Core = nativeCore()): Promise<Diagnosis> {
+export async function doctor(): Promise<Diagnosis> {
+  const core = nativeCore();
   const all = core.hierarchies();
   const report = await tried(core, {});
   if (report instanceof Error) throw report;

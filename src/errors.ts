@@ -33,6 +33,7 @@ export abstract class ProtonError extends Error {
   /** An errno name such as `"ENOENT"`, or a name of ours such as `"ECLOSED"`. */
   readonly code: string;
 
+  /** Put together from its parts. */
   constructor(fault: Fault) {
     const { what, why, code, mend, op, subject, cause } = fault;
     super(`${what}: ${why} (${code}): ${mend}`, cause === undefined ? undefined : { cause });
@@ -60,6 +61,7 @@ export class SpawnError extends ProtonError {
   /** The system's error number; `code` is its name. */
   readonly errno: number;
 
+  /** Put together from its parts. */
   constructor(fault: Fault & { stage: string; errno: number }) {
     super(fault);
     this.stage = fault.stage;
@@ -80,6 +82,7 @@ export class ContainmentError extends ProtonError {
   /** The system's error number; `code` is its name. */
   readonly errno: number;
 
+  /** Put together from its parts. */
   constructor(fault: Fault & { file?: string | null; value?: string | null; errno?: number }) {
     super(fault);
     this.file = fault.file ?? null;
@@ -97,6 +100,7 @@ export class ClosedError extends ProtonError {
   /** The bytes that were to be sent and were not, where there are any. */
   readonly unsent: Uint8Array | null;
 
+  /** Put together from its parts. */
   constructor(fault: Fault & { unsent?: Uint8Array | null }) {
     super(fault);
     this.unsent = fault.unsent ?? null;
@@ -143,6 +147,7 @@ export class ServerError extends ProtonError {
   /** Why it ended: what was given as `stop`, how its program exited, or what was thrown. */
   readonly reason: unknown;
 
+  /** Put together from its parts. */
   constructor(fault: Fault & { reason: unknown }) {
     super(fault);
     this.reason = fault.reason;
@@ -162,6 +167,7 @@ export class SupervisorError extends ProtonError {
   /** The last lines of a program that was not ready, where its supervisor reads them. */
   readonly lastOutput: string | null;
 
+  /** Put together from its parts. */
   constructor(fault: Fault & { lastOutput?: string | null }) {
     super(fault);
     this.lastOutput = fault.lastOutput ?? null;
@@ -174,9 +180,11 @@ export class SupervisorError extends ProtonError {
 
 /** A process that a teardown could not end. */
 export interface Survivor {
+  /** Its process id. */
   pid: number;
   /** The kernel's name of the process, at most 15 bytes. */
   comm: string;
+  /** What keeps it: it may not be signalled, is stuck in the kernel, or is held by a debugger. */
   reason: "EPERM" | "uninterruptible" | "traced";
   /** The process that traces it, where `reason` is `"traced"`. */
   tracer?: number;
@@ -187,6 +195,7 @@ export class SurvivorsError extends ProtonError {
   /** The processes that are left, with the reason for each. */
   readonly survivors: readonly Survivor[];
 
+  /** Put together from its parts. */
   constructor(fault: Fault & { survivors: readonly Survivor[] }) {
     super(fault);
     this.survivors = fault.survivors;

@@ -15,7 +15,9 @@ import { deferred } from "./streams.ts";
 
 /** Something that happened to a tree's limits; `count` times since the last event of its type. */
 export interface LimitEvent {
+  /** One of {@link Counters}, or `"pressure"`: some of it waited for memory. */
   type: keyof Counters | "pressure";
+  /** How often since the last event of this type. */
   count: number;
 }
 

@@ -35,7 +35,9 @@ export interface Counters {
 
 /** Part of the last ten seconds, of 0 to 100, in which some of a tree, or all, waited for a resource. */
 export interface Pressure {
+  /** At least one of it waited. */
   some: number;
+  /** All of it waited. */
   full: number;
 }
 
@@ -49,7 +51,9 @@ export interface Stats {
   pids?: { count: number; peak?: number };
   /** Bytes and operations of block devices. */
   io?: { readBytes: number; writtenBytes: number; reads: number; writes: number };
+  /** How much of the time it waited, by resource (Linux 4.20, PSI). */
   pressure?: { memory?: Pressure; cpu?: Pressure; io?: Pressure };
+  /** How often its limits were met. */
   counters: Counters;
 }
 

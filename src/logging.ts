@@ -21,6 +21,7 @@ export interface LogLine {
   id: string;
   /** Where it comes from; `"supervisor"` tells what became of the child. */
   stream: "stdout" | "stderr" | "supervisor";
+  /** How it is logged. */
   level: Level;
   /** The child's prefix. */
   prefix: string;

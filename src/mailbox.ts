@@ -29,6 +29,7 @@ export type Match = Port | ((message: Message) => boolean);
 export interface ReceiveOptions {
   /** Milliseconds; without it, for as long as it takes. */
   timeoutMs?: number;
+  /** Ends the wait when it aborts, with its reason. */
   signal?: AbortSignal;
   /** Messages that do not match are dropped, and count as consumed. Default false: they stay. */
   discard?: boolean;
@@ -147,7 +148,11 @@ export class Mailbox {
     return null;
   }
 
-  /** Puts a message in; `consumed` is called when the owner has taken it. */
+  /**
+   * Puts a message in; `consumed` is called when the owner has taken it.
+   *
+   * @internal
+   */
   deliver(message: Message, consumed: () => void): void {
     if (this.disposed) return consumed();
     for (const waiter of this.#waiters) {
@@ -163,26 +168,42 @@ export class Mailbox {
     this.#queue.push({ message, consumed });
   }
 
-  /** Takes out what a port has said and nobody has received. */
+  /**
+   * Takes out what a port has said and nobody has received.
+   *
+   * @internal
+   */
   withdraw(port: Port): Message[] {
     const its = this.#queue.filter(({ message }) => message.port === port);
     this.#queue = this.#queue.filter(({ message }) => message.port !== port);
     return its.map(({ message }) => message);
   }
 
-  /** A port that this mailbox owns from now on. */
+  /**
+   * A port that this mailbox owns from now on.
+   *
+   * @internal
+   */
   join(member: Member): void {
     this.#members.add(member);
     if (this.#waiters.size > 0) member.flow();
   }
 
-  /** A port that has said its last word, or has gone to another owner. */
+  /**
+   * A port that has said its last word, or has gone to another owner.
+   *
+   * @internal
+   */
   leave(member: Member): void {
     this.#members.delete(member);
     this.review();
   }
 
-  /** Tells those who wait for what can never come. To be called when a port is blocked, or has left. */
+  /**
+   * Tells those who wait for what can never come. To be called when a port is blocked, or has left.
+   *
+   * @internal
+   */
   review(): void {
     for (const waiter of this.#waiters) {
       const possible = [...this.#members].filter(({ sender }) =>
@@ -219,7 +240,11 @@ export class Mailbox {
     return this.#disposed;
   }
 
-  /** Calls `what` when it is disposed. */
+  /**
+   * Calls `what` when it is disposed.
+   *
+   * @internal
+   */
   atEnd(what: () => void): void {
     this.#atEnd.push(what);
   }

@@ -393,7 +393,7 @@ export class Port {
    * package (EXDEV).
    * @throws {TypeError} for what is no ticket.
    */
-  static adopt(ticket: PortTicket, options: AdoptOptions = {}, core?: Core): Port {
+  static adopt(ticket: PortTicket, options: AdoptOptions = {}): Port {
     const moved = movedOf(ticket);
     const { owner = null, signal = null } = options;
     if (owner !== null && !(owner instanceof Mailbox)) {
@@ -406,7 +406,7 @@ export class Port {
     if (owner?.disposed) throw disposed("adopt");
     signal?.throwIfAborted();
     const mailbox = owner ?? new Mailbox();
-    const process = new Process(core ?? nativeCore(), moved.spec, mailbox, moved);
+    const process = new Process(nativeCore(), moved.spec, mailbox, moved);
     const port = new Port(secret, process, mailbox, owner === null);
     process.sender = port;
     watchAbort(process, signal);
@@ -696,20 +696,35 @@ export async function open(
   command: string,
   args: readonly (string | Uint8Array)[] = [],
   options: OpenOptions = {},
-  core?: Core,
+): Promise<Port> {
+  try {
+    return await openOver(nativeCore, command, args, options);
+  } catch (error) {
+    // What it shows is who called us: what is below says nothing to its reader.
+    if (error instanceof ProtonError) Error.captureStackTrace?.(error, open);
+    throw error;
+  }
+}
+
+/** The same over whatever stands in for the native side. */
+export async function openOver(
+  coreOf: () => Core,
+  command: string,
+  args: readonly (string | Uint8Array)[],
+  options: OpenOptions,
 ): Promise<Port> {
   const asked = validate(command, args, options);
   const owner = ownerOf(asked);
   asked.signal?.throwIfAborted();
-  const native = core ?? nativeCore();
+  const native = coreOf();
   const spec = asked.question === null ? asked : await identified(native, asked);
-  const process = started(native, spec, owner ?? new Mailbox());
+  const process = new Process(native, spec, owner ?? new Mailbox());
   const port = new Port(secret, process, process.mailbox, owner === null);
   process.sender = port;
   const aborted = watchAbort(process, spec.signal);
   await process.running.catch((error: unknown) => {
     // The abort may have ended it before it ran.
-    throw aborted() ? spec.signal?.reason : fromHere(error);
+    throw aborted() ? spec.signal?.reason : error;
   });
   process.mailbox.join(process);
   void process.farewell();
@@ -722,20 +737,6 @@ export async function open(
     throw disposed("open");
   }
   return port;
-}
-
-function started(native: Core, spec: Spec, mailbox: Mailbox): Process {
-  try {
-    return new Process(native, spec, mailbox);
-  } catch (error) {
-    throw fromHere(error);
-  }
-}
-
-/** What an error of ours shows is who called `open`: what is below it says nothing to its reader. */
-function fromHere(error: unknown): unknown {
-  if (error instanceof ProtonError) Error.captureStackTrace?.(error, open);
-  return error;
 }
 
 /** Once the user database has said who it is to be. It may take its time, and the owner may end meanwhile. */
@@ -784,6 +785,6 @@ export function addressOf(mailbox: Mailbox, onPort: (port: Port) => void = () =>
 }
 
 /** The next `open` starts a new guardian, with what the runtime is then allowed: for programs that restricted themselves by Landlock, which cannot be read back. */
-export function resetGuardian(core: Core = nativeCore()): void {
-  core.reset();
+export function resetGuardian(): void {
+  nativeCore().reset();
 }

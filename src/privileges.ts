@@ -10,28 +10,47 @@
 import { checkText, flag, type Given, kind, record, whole, wrong } from "./checks.ts";
 import { nearest, quote, rangeError, typeError } from "./errors.ts";
 
-/** Linux's resource limits by their numbers (getrlimit(2)), RLIMIT_CPU first. */
-export const RLIMITS = [
-  "cpu",
-  "fsize",
-  "data",
-  "stack",
-  "core",
-  "rss",
-  "nproc",
-  "nofile",
-  "memlock",
-  "as",
-  "locks",
-  "sigpending",
-  "msgqueue",
-  "nice",
-  "rtprio",
-  "rttime",
-] as const;
-
 /** A resource limit of getrlimit(2), without its `RLIMIT_`. */
-export type RlimitName = typeof RLIMITS[number];
+export type RlimitName =
+  | "cpu"
+  | "fsize"
+  | "data"
+  | "stack"
+  | "core"
+  | "rss"
+  | "nproc"
+  | "nofile"
+  | "memlock"
+  | "as"
+  | "locks"
+  | "sigpending"
+  | "msgqueue"
+  | "nice"
+  | "rtprio"
+  | "rttime";
+
+/** Linux's resource limits by their numbers (getrlimit(2)), RLIMIT_CPU first. */
+const RLIMIT_NUMBERS: Readonly<Record<RlimitName, number>> = {
+  cpu: 0,
+  fsize: 1,
+  data: 2,
+  stack: 3,
+  core: 4,
+  rss: 5,
+  nproc: 6,
+  nofile: 7,
+  memlock: 8,
+  as: 9,
+  locks: 10,
+  sigpending: 11,
+  msgqueue: 12,
+  nice: 13,
+  rtprio: 14,
+  rttime: 15,
+};
+
+/** By their numbers. */
+export const RLIMITS: readonly RlimitName[] = Object.keys(RLIMIT_NUMBERS) as RlimitName[];
 
 /** In the unit of getrlimit(2): mostly bytes; seconds, microseconds or a count for some. */
 export type RlimitValue = number | "unlimited";
@@ -39,53 +58,97 @@ export type RlimitValue = number | "unlimited";
 /** One resource limit: soft and hard alike, or each by itself; what is not given is the runtime's. */
 export type Rlimit = RlimitValue | { soft?: RlimitValue; hard?: RlimitValue };
 
-/** Linux's capabilities by their numbers (capabilities(7)). */
-export const CAPABILITIES = [
-  "CAP_CHOWN",
-  "CAP_DAC_OVERRIDE",
-  "CAP_DAC_READ_SEARCH",
-  "CAP_FOWNER",
-  "CAP_FSETID",
-  "CAP_KILL",
-  "CAP_SETGID",
-  "CAP_SETUID",
-  "CAP_SETPCAP",
-  "CAP_LINUX_IMMUTABLE",
-  "CAP_NET_BIND_SERVICE",
-  "CAP_NET_BROADCAST",
-  "CAP_NET_ADMIN",
-  "CAP_NET_RAW",
-  "CAP_IPC_LOCK",
-  "CAP_IPC_OWNER",
-  "CAP_SYS_MODULE",
-  "CAP_SYS_RAWIO",
-  "CAP_SYS_CHROOT",
-  "CAP_SYS_PTRACE",
-  "CAP_SYS_PACCT",
-  "CAP_SYS_ADMIN",
-  "CAP_SYS_BOOT",
-  "CAP_SYS_NICE",
-  "CAP_SYS_RESOURCE",
-  "CAP_SYS_TIME",
-  "CAP_SYS_TTY_CONFIG",
-  "CAP_MKNOD",
-  "CAP_LEASE",
-  "CAP_AUDIT_WRITE",
-  "CAP_AUDIT_CONTROL",
-  "CAP_SETFCAP",
-  "CAP_MAC_OVERRIDE",
-  "CAP_MAC_ADMIN",
-  "CAP_SYSLOG",
-  "CAP_WAKE_ALARM",
-  "CAP_BLOCK_SUSPEND",
-  "CAP_AUDIT_READ",
-  "CAP_PERFMON",
-  "CAP_BPF",
-  "CAP_CHECKPOINT_RESTORE",
-] as const;
-
 /** A capability of capabilities(7). */
-export type Capability = typeof CAPABILITIES[number];
+export type Capability =
+  | "CAP_CHOWN"
+  | "CAP_DAC_OVERRIDE"
+  | "CAP_DAC_READ_SEARCH"
+  | "CAP_FOWNER"
+  | "CAP_FSETID"
+  | "CAP_KILL"
+  | "CAP_SETGID"
+  | "CAP_SETUID"
+  | "CAP_SETPCAP"
+  | "CAP_LINUX_IMMUTABLE"
+  | "CAP_NET_BIND_SERVICE"
+  | "CAP_NET_BROADCAST"
+  | "CAP_NET_ADMIN"
+  | "CAP_NET_RAW"
+  | "CAP_IPC_LOCK"
+  | "CAP_IPC_OWNER"
+  | "CAP_SYS_MODULE"
+  | "CAP_SYS_RAWIO"
+  | "CAP_SYS_CHROOT"
+  | "CAP_SYS_PTRACE"
+  | "CAP_SYS_PACCT"
+  | "CAP_SYS_ADMIN"
+  | "CAP_SYS_BOOT"
+  | "CAP_SYS_NICE"
+  | "CAP_SYS_RESOURCE"
+  | "CAP_SYS_TIME"
+  | "CAP_SYS_TTY_CONFIG"
+  | "CAP_MKNOD"
+  | "CAP_LEASE"
+  | "CAP_AUDIT_WRITE"
+  | "CAP_AUDIT_CONTROL"
+  | "CAP_SETFCAP"
+  | "CAP_MAC_OVERRIDE"
+  | "CAP_MAC_ADMIN"
+  | "CAP_SYSLOG"
+  | "CAP_WAKE_ALARM"
+  | "CAP_BLOCK_SUSPEND"
+  | "CAP_AUDIT_READ"
+  | "CAP_PERFMON"
+  | "CAP_BPF"
+  | "CAP_CHECKPOINT_RESTORE";
+
+/** Linux's capabilities by their numbers (capabilities(7)). */
+const CAPABILITY_NUMBERS: Readonly<Record<Capability, number>> = {
+  CAP_CHOWN: 0,
+  CAP_DAC_OVERRIDE: 1,
+  CAP_DAC_READ_SEARCH: 2,
+  CAP_FOWNER: 3,
+  CAP_FSETID: 4,
+  CAP_KILL: 5,
+  CAP_SETGID: 6,
+  CAP_SETUID: 7,
+  CAP_SETPCAP: 8,
+  CAP_LINUX_IMMUTABLE: 9,
+  CAP_NET_BIND_SERVICE: 10,
+  CAP_NET_BROADCAST: 11,
+  CAP_NET_ADMIN: 12,
+  CAP_NET_RAW: 13,
+  CAP_IPC_LOCK: 14,
+  CAP_IPC_OWNER: 15,
+  CAP_SYS_MODULE: 16,
+  CAP_SYS_RAWIO: 17,
+  CAP_SYS_CHROOT: 18,
+  CAP_SYS_PTRACE: 19,
+  CAP_SYS_PACCT: 20,
+  CAP_SYS_ADMIN: 21,
+  CAP_SYS_BOOT: 22,
+  CAP_SYS_NICE: 23,
+  CAP_SYS_RESOURCE: 24,
+  CAP_SYS_TIME: 25,
+  CAP_SYS_TTY_CONFIG: 26,
+  CAP_MKNOD: 27,
+  CAP_LEASE: 28,
+  CAP_AUDIT_WRITE: 29,
+  CAP_AUDIT_CONTROL: 30,
+  CAP_SETFCAP: 31,
+  CAP_MAC_OVERRIDE: 32,
+  CAP_MAC_ADMIN: 33,
+  CAP_SYSLOG: 34,
+  CAP_WAKE_ALARM: 35,
+  CAP_BLOCK_SUSPEND: 36,
+  CAP_AUDIT_READ: 37,
+  CAP_PERFMON: 38,
+  CAP_BPF: 39,
+  CAP_CHECKPOINT_RESTORE: 40,
+};
+
+/** By their numbers. */
+export const CAPABILITIES: readonly Capability[] = Object.keys(CAPABILITY_NUMBERS) as Capability[];
 
 /** What of the runtime's capabilities the child can have. */
 export interface CapabilityOptions {

@@ -13,8 +13,9 @@ import type { OutputLog } from "./logging.ts";
 import { fileIsThere, listens } from "./native/reach.ts";
 import { deferred } from "./streams.ts";
 
-/** How long readiness is awaited, in milliseconds, 0 or more; default 30,000. */
-interface Patience {
+/** How long readiness is awaited. */
+export interface Patience {
+  /** Milliseconds, 0 or more; default 30,000. */
   timeoutMs?: number;
 }
 

@@ -17,7 +17,6 @@ import {
   checkOutcome,
   type Self,
 } from "./callbacks.ts";
-import type { Core } from "./core.ts";
 import { ClosedError, quote, ServerError, typeError } from "./errors.ts";
 import { endError, failure, KILLED } from "./ends.ts";
 import { Inbox } from "./inbox.ts";
@@ -87,7 +86,7 @@ interface Program {
 const servers: Names<AnyServer> = new Names();
 const secret: unique symbol = Symbol("server");
 
-let start: (server: AnyServer, program: Program, arg: unknown, core?: Core) => Promise<void>;
+let start: (server: AnyServer, program: Program, arg: unknown) => Promise<void>;
 let moduleOf: (server: AnyServer) => AnyCallbacks;
 
 /**
@@ -139,7 +138,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
 
   static {
     moduleOf = (server) => server.#module;
-    start = (server, program, arg, core) => server.#start(program, arg, core);
+    start = (server, program, arg) => server.#start(program, arg);
   }
 
   /** Servers come from {@link startLink} only. */
@@ -176,7 +175,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     return this.#port;
   }
 
-  async #start({ command, args, options }: Program, arg: unknown, core?: Core): Promise<void> {
+  async #start({ command, args, options }: Program, arg: unknown): Promise<void> {
     const outcome = checkInit(await this.#init(arg));
     if ("ignore" in outcome) throw this.#notStarted("its init() chose not to start", "EIGNORE");
     if (!("state" in outcome)) {
@@ -184,7 +183,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     }
     this.#state = outcome.state;
     try {
-      this.#port = await open(command, args, { ...options, owner: this.#inbox }, core);
+      this.#port = await open(command, args, { ...options, owner: this.#inbox });
     } catch (error) {
       // What init() has made for it is not to stay behind.
       await this.#module.terminate?.(error, this.#state, this.#self);
@@ -515,7 +514,6 @@ export async function startLink<
   args: readonly (string | Uint8Array)[] = [],
   initArg?: Arg,
   options: ServerOptions = {},
-  core?: Core,
 ): Promise<Server<Request, Reply, Cast>> {
   checkModule(module);
   const { name, onEnd, ...others } = options;
@@ -529,7 +527,7 @@ export async function startLink<
   if (name !== undefined) servers.take(name);
   const server = new Server<Request, Reply, Cast>(secret, module, command, options);
   try {
-    await start(server, { command, args, options: others }, initArg, core);
+    await start(server, { command, args, options: others }, initArg);
   } catch (error) {
     if (name !== undefined) servers.free(name);
     throw error;

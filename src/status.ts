@@ -96,6 +96,7 @@ export interface Containment {
   kill: "cgroup2" | "cgroup1" | "tree";
   /** What enforces resource limits, where there are any; of both, the weaker. */
   limits: "cgroup2" | "cgroup1" | "none";
+  /** Which of the helper processes live that end the tree. */
   guards: Guards;
   /** What it rests on, in a sentence. */
   why: string;
@@ -114,6 +115,7 @@ export interface Containment {
  * ```
  */
 export interface ExitStatus {
+  /** How the child itself ended. */
   reason: ExitReason;
   /** The exit code; null where a signal ended it or nobody knows. */
   code: number | null;
@@ -121,7 +123,9 @@ export interface ExitStatus {
   signal: SignalName | null;
   /** True for exit code 0 only. */
   success: boolean;
+  /** What ended the tree: the first reason counts. */
   cause: Cause;
+  /** What the tree has used. */
   usage: Usage;
   /** True where the kernel ended it for want of memory. */
   oomKilled: boolean;
@@ -129,6 +133,7 @@ export interface ExitStatus {
   killed: number;
   /** What could not be ended; empty unless a deadline passed. */
   survivors: readonly Survivor[];
+  /** What held the tree. */
   containment: Containment;
 }
 
@@ -250,8 +255,42 @@ const LACKS: Readonly<Record<Lack, string>> = {
   kill: "no cgroup: cgroup.kill does not end what is in it",
 };
 
+/** A signal of signal(7) by name, other than the real-time ones. */
+export type PlainSignal =
+  | "SIGHUP"
+  | "SIGINT"
+  | "SIGQUIT"
+  | "SIGILL"
+  | "SIGTRAP"
+  | "SIGABRT"
+  | "SIGBUS"
+  | "SIGFPE"
+  | "SIGKILL"
+  | "SIGUSR1"
+  | "SIGSEGV"
+  | "SIGUSR2"
+  | "SIGPIPE"
+  | "SIGALRM"
+  | "SIGTERM"
+  | "SIGSTKFLT"
+  | "SIGCHLD"
+  | "SIGCONT"
+  | "SIGSTOP"
+  | "SIGTSTP"
+  | "SIGTTIN"
+  | "SIGTTOU"
+  | "SIGURG"
+  | "SIGXCPU"
+  | "SIGXFSZ"
+  | "SIGVTALRM"
+  | "SIGPROF"
+  | "SIGWINCH"
+  | "SIGIO"
+  | "SIGPWR"
+  | "SIGSYS";
+
 /** Linux's signals on x86-64 and aarch64, without the real-time ones. */
-export const SIGNALS = {
+export const SIGNALS: Readonly<Record<PlainSignal, number>> = {
   SIGHUP: 1,
   SIGINT: 2,
   SIGQUIT: 3,
@@ -283,7 +322,7 @@ export const SIGNALS = {
   SIGIO: 29,
   SIGPWR: 30,
   SIGSYS: 31,
-} as const;
+};
 
 /**
  * A signal by name. Real-time signals are counted from 34, where libc's
@@ -291,7 +330,7 @@ export const SIGNALS = {
  * keeps for itself, have only numbers, `"SIG32"`.
  */
 export type SignalName =
-  | keyof typeof SIGNALS
+  | PlainSignal
   | "SIGRTMIN"
   | `SIGRTMIN+${number}`
   | `SIG${number}`;
@@ -321,7 +360,7 @@ export function signalNumber(signal: SignalName | number): number {
     if (Number.isInteger(signal) && signal >= 1 && signal <= LAST) return signal;
     throw rangeError(`Cannot send signal ${signal}`, "there is none", "give a number from 1 to 64");
   }
-  if (Object.hasOwn(SIGNALS, signal)) return SIGNALS[signal as keyof typeof SIGNALS];
+  if (Object.hasOwn(SIGNALS, signal)) return SIGNALS[signal as PlainSignal];
   return otherSignal(signal);
 }
 

@@ -22,7 +22,6 @@ import {
   startProgram,
   startServer,
 } from "./children.ts";
-import type { Core } from "./core.ts";
 import { ClosedError, quote, rangeError, SupervisorError, typeError } from "./errors.ts";
 import { Holder } from "./inbox.ts";
 import { type Log, tellLog, toConsole } from "./logging.ts";
@@ -54,8 +53,11 @@ export interface SupervisorOptions {
 
 /** A child as it is now. */
 export interface Child {
+  /** Its name among its siblings. */
   id: string;
+  /** What it is. */
   kind: "program" | "server" | "supervisor";
+  /** When it is started again. */
   restart: Restart;
   /** `stopped`: it has ended and is not to be restarted, or was terminated. */
   state: "starting" | "running" | "stopped";
@@ -127,7 +129,7 @@ export class Supervisor implements AsyncDisposable {
   #told = false;
 
   /** Supervisors come from {@link Supervisor.start} only. */
-  constructor(key: typeof secret, options: SupervisorOptions, core: Core | undefined) {
+  constructor(key: typeof secret, options: SupervisorOptions) {
     if (key !== secret) {
       throw typeError("Cannot make a Supervisor", "its children must be started", "use start()");
     }
@@ -135,7 +137,7 @@ export class Supervisor implements AsyncDisposable {
     this.#intensity = new Intensity(options.maxRestarts ?? 3, options.maxSeconds ?? 5);
     this.#backoff = options.backoff ?? null;
     const { signal } = this.#abort;
-    this.#place = { owner: new Holder(), log: options.log ?? toConsole, signal, core };
+    this.#place = { owner: new Holder(), log: options.log ?? toConsole, signal };
     this.ended = this.#end.promise.then((error) => {
       if (error !== null) throw error;
     });
@@ -148,9 +150,9 @@ export class Supervisor implements AsyncDisposable {
    * are ended in reverse order.
    * @throws {TypeError} or {RangeError} for what cannot be meant; nothing was started.
    */
-  static async start(options: SupervisorOptions = {}, core?: Core): Promise<Supervisor> {
+  static async start(options: SupervisorOptions = {}): Promise<Supervisor> {
     checkSupervisor(options);
-    const supervisor = new Supervisor(secret, options, core);
+    const supervisor = new Supervisor(secret, options);
     await supervisor.#begin(options);
     return supervisor;
   }
@@ -175,7 +177,7 @@ export class Supervisor implements AsyncDisposable {
    */
   static async run(options: SupervisorOptions = {}): Promise<void> {
     checkSupervisor(options);
-    const supervisor = new Supervisor(secret, options, undefined);
+    const supervisor = new Supervisor(secret, options);
     const body = async () => {
       await supervisor.#begin(options);
       await supervisor.ended;
@@ -358,8 +360,8 @@ export class Supervisor implements AsyncDisposable {
   async #startNested(
     { supervisor: options }: NestedSpec<SupervisorOptions>,
   ): Promise<NonNullable<Entry["running"]>> {
-    const { log, signal, core } = this.#place;
-    const nested = new Supervisor(secret, { log, ...options }, core);
+    const { log, signal } = this.#place;
+    const nested = new Supervisor(secret, { log, ...options });
     const stop = () => void nested.stop().catch(() => {}); // what keeps it is told by its start
     signal.addEventListener("abort", stop);
     await nested.#begin(options).finally(() => signal.removeEventListener("abort", stop));

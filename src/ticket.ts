@@ -15,7 +15,9 @@ import type { MovedOutput } from "./streams.ts";
 
 /** A port on its way; made by `port.transfer()`, for `Port.adopt()` in any Worker of this process, once. */
 export interface PortTicket {
-  readonly type: typeof TYPE;
+  /** Its form. */
+  readonly type: "proton-stream ticket 1";
+  /** What goes along; for {@link Port.adopt} alone. */
   readonly moved: unknown;
 }
 
@@ -38,7 +40,7 @@ export interface Moved {
 }
 
 /** Raised when the form of {@link Moved} changes: copies of this package may differ. */
-const TYPE = "proton-stream ticket 1";
+const TYPE: PortTicket["type"] = "proton-stream ticket 1";
 
 /** A ticket for `moved`. What cannot go along, or is nobody's business, stays behind. */
 export function ticketOf(moved: Moved): PortTicket {

@@ -267,7 +267,10 @@ asRoot(
 test("a start that is refused on its way leaves nothing", async () => {
   await leavesNothing(async () => {
     for (let round = 0; round < 3; round++) {
-      await assertRejects(() => open("cat", [], { rlimits: { nofile: 1 } }), SpawnError);
+      await assertRejects(
+        () => open("cat", [], { fds: { 9: "piped" }, rlimits: { nofile: 9 } }),
+        SpawnError,
+      );
       await assertRejects(() => open("cat", ["x".repeat(200_000)]), SpawnError);
     }
   });

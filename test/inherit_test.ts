@@ -4,7 +4,8 @@
 /** What a child starts with: clean signals, no stray descriptors, and the runtime's own attributes. */
 
 import { assertEquals, assertRejects } from "@std/assert";
-import { open, SpawnError } from "../mod.ts";
+import { open, type OpenOptions, SpawnError } from "../mod.ts";
+import { openOver } from "../src/port.ts";
 import { nativeCore } from "../src/native/load.ts";
 import {
   asRoot,
@@ -174,15 +175,18 @@ test("every port gives its handle back, however it ends and whether it is read o
       };
     },
   });
-  const read = await open("echo", ["x"], {}, core);
+  const opened = (command: string, args: string[] = [], options: OpenOptions = {}) =>
+    openOver(() => core, command, args, options);
+  const read = await opened("echo", ["x"]);
   await read.text();
-  const iterated = await open("echo", ["x"], {}, core);
+  const iterated = await opened("echo", ["x"]);
   for await (const _ of iterated);
-  await (await open("echo", ["x"], {}, core)).close();
-  await (await open("cat", [], {}, core)).close();
-  const silent = await open("true", [], {}, core);
+  await (await opened("echo", ["x"])).close();
+  await (await opened("cat")).close();
+  const silent = await opened("true");
   await silent.status;
-  await assertRejects(() => open("sh", [], { rlimits: { nofile: 2 } }, core), SpawnError, "EBADF");
+  const failing: OpenOptions = { fds: { 9: "piped" }, rlimits: { nofile: 9 } };
+  await assertRejects(() => opened("sh", [], failing), SpawnError, "EBADF");
   await until(() => given === taken, { what: () => `${taken} handles back; ${given} are` });
   assertEquals(taken, 6);
 });

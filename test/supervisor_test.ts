@@ -585,7 +585,7 @@ test("bad input: typed errors, and nothing is started", async () => {
       const starting = () => Supervisor.start(options as SupervisorOptions);
       await assertRejects(starting, kind, undefined, JSON.stringify(options));
     }
-    assertThrows(() => new Supervisor(Symbol() as never, {}, undefined), TypeError);
+    assertThrows(() => new Supervisor(Symbol() as never, {}), TypeError);
     assertEquals(supervisor.countChildren().specs, 0);
   });
 });
