@@ -95,11 +95,12 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["guard/keeper"],
       ["guard/rooms", "guard/record"],
       ["guard/place", "guard/child", "guard/hurry", "guard/oom", "guard/table"],
+      ["guard/scope"],
     ],
   ],
   base: [
     ["kernel/tree", "kernel/cgroup"],
-    ["kernel/procfs", "kernel/socket"],
+    ["kernel/procfs", "kernel/socket", "kernel/dbus"],
     ["kernel/sys"],
     ["kernel/sabotage"],
     ["kernel/wire"],

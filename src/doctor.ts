@@ -76,10 +76,12 @@ export async function doctor(): Promise<Diagnosis> {
   const lacks = killLacks(report.cgroup.lack, held, all);
   const controllers: ControllerState[] = [];
   for (const name of CONTROLLERS) {
-    const version = versionOf(all, name);
     const outcome = await tried(core, { cgroupControllers: [name] });
-    controllers.push({ name, version, usable: !(outcome instanceof Error) });
-    if (!(outcome instanceof Error)) continue;
+    const usable = !(outcome instanceof Error);
+    // In a scope of the user's manager there may be more than in the runtime's own cgroup.
+    const version = usable ? outcome.held.limits : versionOf(all, name);
+    controllers.push({ name, version, usable });
+    if (usable) continue;
     lacks.push({ what: `limits of ${name}`, ...reasons(outcome) });
   }
   lacks.push(...swapLack(core, all, controllers));
@@ -150,6 +152,7 @@ function killLacks(lack: Lack, { why }: Containment, all: readonly Hierarchy[]):
       : `${delegated}, or: sudo chown $(id -u) ${own} ${own}/cgroup.procs ${own}/cgroup.subtree_control`,
     enter: `sudo chown $(id -u) ${own}/cgroup.procs`,
     kill: "boot Linux 5.2 or newer",
+    scope: `look at the user's service manager (systemctl --user status), or ${delegated}`,
   };
   const mend = mends[lack];
   const because = why.slice(why.lastIndexOf("; ") + 2);

@@ -45,7 +45,8 @@ export type Guards = "both" | "guardian" | "none";
  * Why a tree has no cgroup of its own: it has one (`nothing`), none was wanted,
  * no v2 hierarchy is mounted, the runtime's own cgroup is outside of what is
  * mounted or is the root that systemd rules, none can be made, entered, or
- * killed by one write.
+ * killed by one write; or none can be made and the user's service manager,
+ * asked over the user's bus, gave no scope to make it in.
  */
 export type Lack =
   | "nothing"
@@ -55,7 +56,8 @@ export type Lack =
   | "reserved"
   | "make"
   | "enter"
-  | "kill";
+  | "kill"
+  | "scope";
 
 /** What is known of a tree's cgroup: what it lacks, and the error that said so (0: none did). */
 export interface CgroupState {
@@ -253,6 +255,8 @@ const LACKS: Readonly<Record<Lack, string>> = {
   make: "no cgroup: none can be made below the runtime's own",
   enter: "no cgroup: no process gets into one below the runtime's own",
   kill: "no cgroup: cgroup.kill does not end what is in it",
+  scope:
+    "no cgroup: none can be made below the runtime's own, and the user's service manager gave no scope",
 };
 
 /** A signal of signal(7) by name, other than the real-time ones. */

@@ -5,6 +5,7 @@
 /// What both the runtime's side and the helpers' side stand on.
 pub mod kernel {
     pub mod cgroup;
+    pub mod dbus;
     pub mod procfs;
     pub mod sabotage;
     pub mod socket;
@@ -23,6 +24,7 @@ pub mod guard {
     pub mod place;
     pub mod record;
     pub mod rooms;
+    pub mod scope;
     pub mod spare;
     pub mod table;
     pub mod watchdog;

@@ -7,6 +7,8 @@
 
 #[path = "wire/any.rs"]
 mod any;
+#[path = "wire/mail.rs"]
+mod mail;
 #[path = "ring/model.rs"]
 mod model;
 #[path = "wire/packets.rs"]
@@ -17,6 +19,7 @@ mod random;
 mod record;
 
 use any::Any;
+use proton_stream::kernel::dbus::{Call, Writer, ERROR, RETURN, SIGNAL};
 use proton_stream::kernel::wire::{FromGuardian, FromKeeper, Launch, Lookup, Spec, ToGuardian, ToKeeper};
 use random::Random;
 use record::lawful;
@@ -66,6 +69,22 @@ fn pieces_of_launches(seed: u64) -> Vec<Vec<u8>> {
     records::<Launch>(seed).iter().map(sized).collect()
 }
 
+/// A few messages behind one another, as a bus has them.
+fn mails(seed: u64) -> Vec<Vec<u8>> {
+    let mut random = Random::new(seed);
+    let mut message = || {
+        let mut arguments = Writer::default();
+        arguments.u32(random.u32()).string("/job/1").string(random.of(&["", "a.scope"])).string("done");
+        let member = random.of(&["JobRemoved", "NameAcquired", ""]);
+        let call = Call { destination: ":1.7", path: "/a", interface: "org.a", member };
+        let mut bytes = call.message(random.u32(), "uoss", &arguments);
+        bytes[1] = random.of(&[RETURN, ERROR, SIGNAL]);
+        bytes
+    };
+    let many = (1..=SEEDS).map(|count| (0..count.div_ceil(3)).flat_map(|_| message()).collect());
+    many.inspect(|bytes: &Vec<u8>| assert!(mail::mail(bytes) > 0)).collect()
+}
+
 /// Steps for [`model::follow`].
 fn steps(seed: u64) -> Vec<Vec<u8>> {
     let mut random = Random::new(seed);
@@ -80,6 +99,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("from_keeper", records::<FromKeeper>(32)),
         ("launch", records::<Launch>(33)),
         ("lookup", records::<Lookup>(40)),
+        ("mail", mails(41)),
         ("packets", cut_launches(34)),
         ("pieces", pieces_of_launches(35)),
         ("ring", steps(36)),

@@ -172,7 +172,7 @@ fn numbers_of_the_abi_mean_what_they_did_and_others_nothing() {
     }
     check(34, Stage::from_number, |stage| stage as u32);
     check(8, Cause::from_number, |cause| cause as u32);
-    check(8, Lack::from_number, |lack| lack as u32);
+    check(9, Lack::from_number, |lack| lack as u32);
     check(3, Scope::from_number, |scope| scope as u32);
     check(3, Reason::from_number, |reason| reason as u32);
     check(5, Check::from_number, |check| check as u32);

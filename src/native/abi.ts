@@ -137,6 +137,7 @@ const LACKS: readonly Lack[] = [
   "make",
   "enter",
   "kill",
+  "scope",
 ];
 const REASONS: readonly Survivor["reason"][] = ["EPERM", "uninterruptible", "traced"];
 const CAUSES: readonly Cause[] = [

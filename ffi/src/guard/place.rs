@@ -6,6 +6,7 @@
 //! relies on it. Nobody is moved, and nothing of others is touched but what a
 //! runtime that is gone has left behind.
 
+use crate::guard::scope;
 use crate::kernel::cgroup::delegated;
 use crate::kernel::cgroup::file;
 use crate::kernel::cgroup::hierarchy::{self, Absent, Hierarchy};
@@ -64,6 +65,8 @@ pub struct Site {
     pub name: String,
     /// Its pid.
     pub runtime: i32,
+    /// The scope of the user's service manager that this process was moved into.
+    scope: Option<String>,
 }
 
 impl Site {
@@ -80,7 +83,7 @@ impl Site {
             let above = (*version == Version::Two).then(|| delegated::above(own, mount)).flatten();
             above.into_iter().for_each(|above| *own = above);
         }
-        Site { hierarchies, name: format!("{name}.{}", std::process::id()), runtime }
+        Site { hierarchies, name: format!("{name}.{}", std::process::id()), runtime, scope: None }
     }
 
     /// The place that every tree gets its cgroup at. Made, tried with a process, and empty again.
@@ -98,8 +101,30 @@ impl Site {
         prove(format!("{own}/{}", self.name))
     }
 
-    /// Ends and removes what runtimes that are gone have left in the runtime's own cgroups.
+    /// As [`Site::find`], where a user without privileges has no right to do that: in a scope of the user's service
+    /// manager, which this process is moved into with all that comes of it. The runtime stays where it is.
+    pub fn find_by_bus(&mut self, why: Why) -> Result<Place, Why> {
+        let refused = [Errno::ACCESS, Errno::PERM].map(Errno::raw_os_error).contains(&why.1);
+        if !refused || rustix::process::geteuid().is_root() {
+            return Err(why);
+        }
+        let bus = scope::bus_of(self.runtime).ok_or(why)?;
+        let entered = scope::enter(&bus, &format!("{}{SCOPE}", self.name));
+        let own = entered.map_err(|errno| (Lack::Scope, errno.raw_os_error()))?;
+        let v2 = self.hierarchies.iter_mut().find(|one| one.version == Version::Two);
+        v2.into_iter().for_each(|v2| v2.own = Some(own.clone()));
+        self.scope = Some(own.clone());
+        prove(format!("{own}/{}", self.name))
+    }
+
+    /// Ends and removes what runtimes that are gone have left in the runtime's own cgroups, and in scopes beside ours:
+    /// a manager that gave them removes them when nobody is left in them.
     pub fn sweep(&self) {
+        if let Some((beside, _)) = self.scope.as_ref().and_then(|scope| scope.rsplit_once('/')) {
+            for scope in self.stale(beside, SCOPE) {
+                self.sweep_in(&scope, Version::Two);
+            }
+        }
         for hierarchy in &self.hierarchies {
             if let Some(own) = &hierarchy.own {
                 self.sweep_in(own, hierarchy.version);
@@ -118,20 +143,7 @@ impl Site {
     }
 
     fn sweep_in(&self, folder: &str, version: Version) {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(directory) = rustix::fs::open(folder, flags, Mode::empty()) else { return };
-        let mut space = [MaybeUninit::uninit(); 2048];
-        let mut entries = RawDir::new(directory, &mut space);
-        let mut stale = Vec::new();
-        while let Some(Ok(entry)) = entries.next() {
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if !name.starts_with(&self.name)
-                && Owner::from_name(name).is_some_and(|owner| owner.has_left_it())
-            {
-                stale.push(format!("{folder}/{name}"));
-            }
-        }
-        for path in stale {
+        for path in self.stale(folder, "") {
             if path.ends_with(SELF) {
                 let _ = Leaf::at(path).remove(); // helpers of a dead runtime may still end what it started
                 continue;
@@ -144,6 +156,23 @@ impl Site {
             let Some(_lock) = unheld(&leaf) else { continue };
             leaf.end(Instant::now() + STALE); // what outlives that is tried again at the next start
         }
+    }
+
+    /// What there is in a directory, with this behind its name, of owners that are gone.
+    fn stale(&self, folder: &str, behind: &str) -> Vec<String> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut stale = Vec::new();
+        let Ok(directory) = rustix::fs::open(folder, flags, Mode::empty()) else { return stale };
+        let mut space = [MaybeUninit::uninit(); 2048];
+        let mut entries = RawDir::new(directory, &mut space);
+        while let Some(Ok(entry)) = entries.next() {
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let owner = name.strip_suffix(behind).and_then(Owner::from_name);
+            if !name.starts_with(&self.name) && owner.is_some_and(|owner| owner.has_left_it()) {
+                stale.push(format!("{folder}/{name}"));
+            }
+        }
+        stale
     }
 
     /// Moves the runtime and its helpers out of `own` into one below it: v2 has no controllers for the children of a
@@ -215,6 +244,9 @@ impl Site {
 
 /// The end of the name of the cgroup that a runtime was moved into, in the place of a watchdog's pid.
 const SELF: &str = ".0";
+
+/// The end of the name of a scope that was made for a watchdog.
+const SCOPE: &str = ".scope";
 
 /// A runtime that was moved is in a cgroup of ours; its own is the one above.
 fn leave_self(own: &mut String) {

@@ -48,8 +48,8 @@ fn live(title: &Title) -> Result<(), Errno> {
     }
     procfs::lists_children();
     let table = Table::new()?;
-    let site = Site::of(&runtime);
-    let place = site.find();
+    let mut site = Site::of(&runtime);
+    let place = site.find().or_else(|why| site.find_by_bus(why));
     let place = place.as_ref().map_err(|why| *why);
     let guardian = match helper::fork()? {
         Forked::Child => guardian::main(requests, runtime, Guarded { table, place, site: &site, title }),

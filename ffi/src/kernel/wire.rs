@@ -150,13 +150,15 @@ pub enum Lack {
     Enter = 6,
     /// Who is in one cannot be ended by it: there is neither `cgroup.kill` nor `cgroup.freeze` (before Linux 5.2).
     Kill = 7,
+    /// None can be made below the runtime's own, and the user's service manager gave no scope.
+    Scope = 8,
 }
 
 from_number!(Stage: Spec, Library, Guardian, Keeper, Cwd, Program, Stdio, Clone, Group, Rlimit, Umask, Nice,
     Affinity, Scheduler, Ioprio, Chdir, Pdeathsig, Fds, Signals, Exec, OomScoreAdj, Cgroup, User, Groups, Gid, Uid,
     Capabilities, NoNewPrivs, Reach, Terminal, Controller, Leaf, Limit, Require);
 from_number!(Cause: Exit, Close, Timeout, Abort, Owner, Oom, Limit, Guardian);
-from_number!(Lack: Nothing, Unwanted, Unmounted, Outside, Reserved, Make, Enter, Kill);
+from_number!(Lack: Nothing, Unwanted, Unmounted, Outside, Reserved, Make, Enter, Kill, Scope);
 from_number!(Scope: Child, Group, Tree);
 from_number!(Reason: NotPermitted, Uninterruptible, Traced);
 
