@@ -164,7 +164,10 @@ export interface OpenOptions {
   umask?: number;
   /** The nice value, -20 to 19; less than the runtime's needs CAP_SYS_NICE. Default: the runtime's. */
   nice?: number;
-  /** Resource limits by name (getrlimit(2)); default: the runtime's. More than its hard ones needs CAP_SYS_RESOURCE. */
+  /**
+   * Resource limits by name (getrlimit(2)); default: the runtime's. More than its hard ones needs CAP_SYS_RESOURCE.
+   * A child that dies at a soft limit of `cpu` or `fsize` has the cause `"limit"`.
+   */
   rlimits?: Readonly<Partial<Record<RlimitName, Rlimit>>>;
   /** How likely the child is to be killed when memory is short, -1,000 to 1,000 (proc(5)); default: the runtime's. */
   oomScoreAdj?: number;

@@ -264,6 +264,22 @@ function umaskOf(value: unknown): number | null {
   );
 }
 
+/** The signals by which the kernel ends who goes beyond a soft limit, by the number of that (getrlimit(2), setrlimit(2)). */
+const [SIGXCPU, SIGXFSZ] = [24, 25];
+const ENDING: ReadonlyMap<number, number> = new Map([
+  [RLIMIT_NUMBERS.cpu, SIGXCPU],
+  [RLIMIT_NUMBERS.fsize, SIGXFSZ],
+  [RLIMIT_NUMBERS.rttime, SIGXCPU],
+]);
+
+/** The numbers of the signals that say that a limit was reached which the caller has set. */
+export function limitSignals(all: Privileges | null): readonly number[] {
+  const limited = (all?.rlimits ?? []).filter(({ soft, hard }) =>
+    (soft ?? hard ?? UNLIMITED) !== UNLIMITED
+  );
+  return limited.flatMap(({ number }) => ENDING.get(number) ?? []);
+}
+
 /** Whether nothing is asked for. */
 export function isNothing(all: Privileges): boolean {
   return !all.noNewPrivs && all.rlimits.length === 0 &&

@@ -23,6 +23,7 @@ import type { Mailbox, Member, Message } from "./mailbox.ts";
 import { Pump } from "./messages.ts";
 import type { Spec } from "./options.ts";
 import type { Port } from "./port.ts";
+import { limitSignals } from "./privileges.ts";
 import { foreign, type Moved, type MovedMessage, used } from "./ticket.ts";
 import { startError } from "./start_errors.ts";
 import { type Cause, type ExitStatus, exitStatus } from "./status.ts";
@@ -171,7 +172,7 @@ export class Process implements PortEvents, Source, Member {
     this.#report = report;
     this.#done = true;
     for (const input of this.#inputs) input.abandon("the program has ended");
-    this.#status.resolve(exitStatus(report));
+    this.#status.resolve(exitStatus(report, limitSignals(this.spec.privileges)));
     this.alarm();
     for (const output of this.outputs) output.onTreeGone();
     this.#settled();

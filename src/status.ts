@@ -26,7 +26,10 @@ export type ExitReason =
  * `exit` the child ended by itself · `close` its owner closed it · `timeout`
  * `timeoutMs` was over · `abort` the signal aborted · `owner` its owner ended ·
  * `oom` the kernel ran out of memory for it · `limit` a limit on its output
- * was reached · `guardian` its helpers were killed.
+ * was reached, or the child died of SIGXCPU or SIGXFSZ and its caller had set
+ * that limit in `rlimits` (at its hard limit of `cpu` the kernel sends SIGKILL,
+ * which says nothing: give `{ soft, hard }`, see setrlimit(2)) · `guardian` its
+ * helpers were killed.
  */
 export type Cause =
   | "exit"
@@ -160,15 +163,14 @@ export interface Ending {
   figures: readonly Figure[];
 }
 
-/** The record of an end. A child whose end nobody saw is `"lost"`. */
-export function exitStatus(ending: Ending): ExitStatus {
+/** The record of an end. A child whose end nobody saw is `"lost"`; of `limits` is a signal that says that one was reached. */
+export function exitStatus(ending: Ending, limits: readonly number[] = []): ExitStatus {
   const { killed, survivors, wallMs, userMs, systemMs, maxRssBytes } = ending;
   const reason = exitReason(ending.wait);
   // Without limits there is nothing to read, and this stands on the way of every end.
   const stats = ending.figures.length === 0 ? null : statsOf(ending.figures);
   const out = stats !== null && stats.counters.oomKill > 0;
-  // The kernel killed one of the tree, and so it ended.
-  const cause = out && ending.cause === "exit" ? "oom" : ending.cause;
+  const cause = ending.cause === "exit" ? causeOf(ending.wait, out, limits) : ending.cause;
   return {
     reason,
     code: reason.kind === "normal" ? 0 : reason.kind === "exitStatus" ? reason.code : null,
@@ -187,6 +189,13 @@ export function exitStatus(ending: Ending): ExitStatus {
     survivors: [...survivors],
     containment: containment(ending),
   };
+}
+
+/** Of an end that nobody asked for: the kernel killed one of the tree, or the child for a limit, and so it ended. */
+function causeOf(wait: Ending["wait"], out: boolean, limits: readonly number[]): Cause {
+  if (out) return "oom";
+  const signal = typeof wait === "object" && wait !== null && "signal" in wait ? wait.signal : 0;
+  return limits.includes(signal) ? "limit" : "exit";
 }
 
 function limitedUsage({ memory, cpu, pids, io }: Stats): Partial<Usage> {

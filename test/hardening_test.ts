@@ -6,7 +6,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { type Capability, open, type OpenOptions, SpawnError } from "../mod.ts";
 import { CAPABILITIES, type RlimitName, RLIMITS } from "../src/privileges.ts";
-import { asRoot, leavesNothing, ROOT, stat, statusField, test, until } from "./helpers.ts";
+import { asRoot, leavesNothing, ROOT, Scratch, stat, statusField, test, until } from "./helpers.ts";
 import { Host, USERS } from "./host_process.ts";
 
 const UNPRIVILEGED = USERS.at(-1);
@@ -274,4 +274,31 @@ test("a start that is refused on its way leaves nothing", async () => {
       await assertRejects(() => open("cat", ["x".repeat(200_000)]), SpawnError);
     }
   });
+});
+
+/** A shell that its own limit ends, and how. */
+async function reaches(script: string, options: OpenOptions): Promise<[string, string | null]> {
+  await using port = await open("sh", ["-c", script], options);
+  const { cause, signal } = await port.status;
+  return [cause, signal];
+}
+
+const SPIN = "while :; do :; done";
+const WRITE = 'i=0; while :; do echo "$i" >&7; i=$((i + 1)); done';
+
+test("rlimits: who dies at a limit that the caller has set has the cause limit", async () => {
+  const cpu = { soft: 1, hard: 60 };
+  assertEquals(await reaches(SPIN, { rlimits: { cpu, core: 0 } }), ["limit", "SIGXCPU"]);
+  using scratch = new Scratch();
+  const write = `exec 7>"${scratch.file("out")}"; ${WRITE}`;
+  assertEquals(await reaches(write, { rlimits: { fsize: 4_096, core: 0 } }), ["limit", "SIGXFSZ"]);
+});
+
+test("rlimits: the same signals from elsewhere, or for another limit, are the child's own end", async () => {
+  const kill = (name: string) => `kill -${name} $$`;
+  assertEquals(await reaches(kill("XCPU"), {}), ["exit", "SIGXCPU"]);
+  assertEquals(await reaches(kill("XFSZ"), { rlimits: { cpu: 60 } }), ["exit", "SIGXFSZ"]);
+  assertEquals(await reaches(kill("XCPU"), { rlimits: { cpu: "unlimited" } }), ["exit", "SIGXCPU"]);
+  const late = { rlimits: { cpu: 60 }, delayToSigkill: 0, timeoutMs: 100 };
+  assertEquals(await reaches("sleep 1000", late), ["timeout", "SIGKILL"]);
 });
