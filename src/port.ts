@@ -507,6 +507,10 @@ export class Port {
   /**
    * What happens to the tree's limits, as it happens, from its start to its
    * end. A reader that is slow finds how often it was, summed up.
+   *
+   * With `pids` by cgroup v1 Linux 6.11 and newer wake nobody when a process is
+   * refused: `pidsMax` comes with the next event of another type, or at the end
+   * of the tree. {@link Port.stats} has its counter at any time.
    */
   events(): AsyncGenerator<LimitEvent, void, void> {
     return limitEvents(this.#process);
