@@ -361,9 +361,8 @@ export class Output {
         this.claim(by);
         this.#pulling = true;
         const request = controller.byobRequest;
-        if (!request?.view || await this.#fill(controller, request)) {
-          await this.#forward(controller, highWaterMark, Boolean(request?.view));
-        }
+        const filled = request?.view ? await this.#fill(controller, request) : null; // after that it has no view
+        if (filled !== false) await this.#forward(controller, highWaterMark, filled !== null);
         this.#pulling = false; // one that fails errors its stream
       },
       cancel: () => this.cancel(),

@@ -39,12 +39,17 @@ const SCRIPTS: Readonly<Record<Work, string>> = {
       const port = await open("head", ["-c", String(gib * 2 ** 30), "/dev/zero"], { stdin: "null" });
       const reader = port.stdout.getReader({ mode: "byob" });
       let bytes = 0;
-      for (let buffer = new ArrayBuffer(256 * 1024);;) {
+      let external = 0;
+      for (let buffer = new ArrayBuffer(256 * 1024), reads = 0;; reads++) {
         const { value, done } = await reader.read(new Uint8Array(buffer));
-        if (done) return bytes === gib * 2 ** 30 && (await port.status).success;
+        if (done) break;
         bytes += value.length;
         buffer = value.buffer;
+        if (reads % 64 === 0) external = Math.max(external, Deno.memoryUsage().external);
       }
+      // There is the one buffer, and what the runtime has besides.
+      if (external > 16 * 2 ** 20) throw new Error("as much as " + external + " bytes outside the heap");
+      return bytes === gib * 2 ** 30 && (await port.status).success;
     }
   `,
   spawns: `
