@@ -230,10 +230,12 @@ impl Guardian<'_> {
         let mut killed = 0;
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = self.table.find(ended.pid) {
-                if ended.wait != Wait::Code(0) {
+                // One that has ended as it should has told all; only a cgroup may be left of a start that failed.
+                let told = ended.wait == Wait::Code(0);
+                let leaves = if told { lodged(self.table, at) } else { leaves(self.place, self.table, at) };
+                if !told || !leaves.is_empty() {
                     let (id, until) = (self.table.id(at), Instant::now() + SWEEP);
-                    let leaves = leaves(self.place, self.table, at);
-                    self.lost.push(Lost { id, leaves, until, killed: 0, told: false });
+                    self.lost.push(Lost { id, leaves, until, killed: 0, told });
                 }
                 self.table.clear(at);
                 self.leashes[at] = None;
@@ -309,10 +311,17 @@ impl Guardian<'_> {
 /// place in the table.
 fn leaves(place: Found, table: Table, at: usize) -> Vec<Leaf> {
     let usual = place.ok().map(|Place { base, .. }| base.leaf(table.id(at)));
-    let others = table.lodging(at).into_iter().filter(|leaf| Some(leaf) != usual.as_ref());
-    let all = usual.iter().cloned().chain(others).collect();
-    let _ = table.lodge(at, &[]); // there is room for nothing
-    all
+    let others = lodged(table, at).into_iter().filter(|leaf| Some(leaf) != usual.as_ref());
+    usual.iter().cloned().chain(others).collect()
+}
+
+/// Takes over what the keeper at this place has said of its tree's cgroups: whoever is put there next has others.
+fn lodged(table: Table, at: usize) -> Vec<Leaf> {
+    let leaves = table.lodging(at);
+    if !leaves.is_empty() {
+        let _ = table.lodge(at, &[]); // there is room for nothing
+    }
+    leaves
 }
 
 /// Waits for every keeper in `table` to end within its allowance, ends those

@@ -208,11 +208,16 @@ impl<'a> Prepared<'a> {
 
 impl Limited {
     fn clear(&mut self) {
-        if self.rooms.clear(Instant::now() + DEADLINE) {
-            let (table, at) = self.seat;
-            let _ = table.lodge(at, &[]); // there is room for nothing
-        }
+        self.rooms.clear(Instant::now() + DEADLINE);
+        leave(self.seat, self.rooms.leaves.iter());
     }
+}
+
+/// What could not be removed is the guardian's, by what stands at the keeper's place. No more than that is to stand
+/// there: at a path that the caller gave there may be somebody else's by then.
+fn leave<'a>((table, at): (Table, usize), leaves: impl Iterator<Item = &'a Leaf>) {
+    let left: Vec<Placed> = leaves.map(Leaf::placed).collect();
+    let _ = table.lodge(at, &left); // there was room for all of them
 }
 
 /// Makes the cgroups of a launch with limits. What it fails at is told before the failure is.
@@ -234,7 +239,9 @@ fn furnish(plan: Plan, lot: Lot, ready: &mut Ready, port: &OwnedFd) -> Result<Li
     let mut rooms = made.map_err(|Refusal { stage, errno, at: setting, subject }| {
         let about = FromKeeper::About { at: setting, subject: subject.into_bytes() };
         let _ = socket::send(port, &about.encode(), &[]); // as above
-        let _ = table.lodge(at, &[]); // there is room for nothing
+        let usual = usual.map(|(leaf, _)| leaf);
+        let there = |leaf: &&Leaf| Some(*leaf) != usual && std::path::Path::new(&leaf.path).exists();
+        leave(lot.seat, table.lodging(at).iter().filter(there));
         (stage, errno)
     })?;
     if let Some(home) = rooms.home.take() {
@@ -243,8 +250,9 @@ fn furnish(plan: Plan, lot: Lot, ready: &mut Ready, port: &OwnedFd) -> Result<Li
         }
         let moved = ready.move_to(home.clone());
         if let Err(failed) = moved {
-            home.0.end(Instant::now() + DEADLINE);
+            let home = Some(home.0).filter(|home| !home.end(Instant::now() + DEADLINE));
             rooms.clear(Instant::now() + DEADLINE);
+            leave(lot.seat, home.iter().chain(&rooms.leaves));
             return Err(failed);
         }
     }
@@ -475,9 +483,9 @@ impl Keeper {
                 poll(&mut waiting, Some(Instant::now() + Duration::from_millis(10)))?;
             }
             drop(memory);
-            self.remove_leaf();
+            let removed = self.remove_leaf();
             self.flush_outbox();
-            helper::exit(0);
+            helper::exit(i32::from(!removed)); // the guardian goes on with what is left
         }
         self.tell(&FromKeeper::Started {
             pid: self.pid,
@@ -741,10 +749,10 @@ impl Keeper {
     fn remove_leaf(&mut self) -> bool {
         let until = self.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
         self.leaf = self.leaf.take().filter(|leaf| !leaf.end(until));
-        let others = self.limited.as_mut().is_none_or(|limited| limited.rooms.clear(until));
-        if let Some(limited) = self.limited.take_if(|_| others && self.leaf.is_none()) {
-            let (table, at) = limited.seat;
-            let _ = table.lodge(at, &[]); // there is room for nothing
+        if let Some(limited) = &mut self.limited {
+            let others = limited.rooms.clear(until);
+            leave(limited.seat, self.leaf.iter().chain(&limited.rooms.leaves));
+            self.limited.take_if(|_| others && self.leaf.is_none());
         }
         self.leaf.is_none() && self.limited.is_none()
     }
