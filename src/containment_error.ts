@@ -214,7 +214,8 @@ function leafReason(code: string, subject: string, plan: CgroupPlan | null): Rea
     case "EEXIST":
       return [
         "it exists already, and others may use it",
-        `give another path, or its parent as cgroupBase; where nobody does: sudo rmdir ${subject}`,
+        "give another path, or its parent as cgroupBase; where nobody does " +
+        `(cat ${subject}/cgroup.procs): sudo find ${subject} -depth -type d -exec rmdir {} \\;`,
       ];
     case "EBUSY":
       return [

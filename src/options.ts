@@ -180,7 +180,10 @@ export interface OpenOptions {
    * tree's own is made; default: the runtime's own.
    */
   cgroupBase?: string;
-  /** The tree's own cgroup itself, which must not exist yet; excludes `cgroupBase`. */
+  /**
+   * The tree's own cgroup itself, which must not exist yet; excludes `cgroupBase`.
+   * What a dead runtime has made there is ended and removed first.
+   */
   cgroupPath?: string;
   /** Files of its cgroups and what is written to them: `[["memory", "memory.limit_in_bytes", "268435456"]]`. */
   cgroupSets?: readonly RawSet[];

@@ -150,6 +150,52 @@ limitTest(
   versionOf("pids") === 1,
 );
 
+limitTest(
+  "at cgroupPath: the next start there ends what a dead runtime has made, and nothing else",
+  async () => {
+    using ground = new Ground(["pids"]);
+    const at = (name: string) =>
+      LIMITED(`cgroupPath: "${ground.path}/${name}", limits: { pids: 32 }`);
+    const refused = (name: string) => `
+      const options = { cgroupPath: "${ground.path}/${name}", limits: { pids: 32 } };
+      say("code", await open("true", [], options).then(() => "started", ({ code }) => code));
+      await hear();
+    `;
+    await using host = Host.start(at("mine"));
+    await host.next("contained");
+    const lives = identities(await host.numbers("ready"));
+    await using early = Host.start(refused("mine"));
+    assertEquals(await early.next("code"), ["EEXIST"], "it is in use");
+    assertEquals(lives.filter((id) => !alive(id)), []);
+    // Below somebody's own cgroup a dead runtime has left one: that one may be ended, the one above is not ours.
+    for (const folder of ground.folders) Deno.mkdirSync(`${folder}/theirs`);
+    await using lodger = Host.start(
+      LIMITED(`cgroupBase: "${ground.path}/theirs", limits: { pids: 32 }`),
+    );
+    await lodger.next("contained");
+    const lodgers = identities(await lodger.numbers("ready"));
+    await everythingDies(host);
+    await everythingDies(lodger);
+    await using next = Host.start(at("mine"));
+    await next.next("contained");
+    const tree = identities(await next.numbers("ready"));
+    await gone(lives);
+    await using late = Host.start(refused("theirs"));
+    assertEquals(
+      await late.next("code"),
+      ["EEXIST"],
+      "it holds what a dead runtime left, and is not its",
+    );
+    assertEquals(tree.filter((id) => !alive(id)), []);
+    assertEquals(lodgers.length > 0, true);
+    await next.tell("close\n");
+    await next.next("done");
+    for (const { pid } of lodgers.filter(alive)) Deno.kill(pid, "SIGKILL");
+    await gone(lodgers);
+  },
+  versionOf("pids") !== null,
+);
+
 function exists(path: string): boolean {
   try {
     return Deno.statSync(path).isDirectory;

@@ -158,6 +158,20 @@ impl Site {
         }
     }
 
+    /// Marks a cgroup that stands where the caller has said, and has no name of ours, as made by this runtime: by an
+    /// empty one in it.
+    pub fn mark(&self, leaf: &Leaf, keeper: u32) -> Result<(), Errno> {
+        Leaf::at(format!("{}/{}.{keeper}{MADE}", leaf.path, self.name)).make()
+    }
+
+    /// Ends and removes such a one of a runtime that is gone; false where it is not known to be one. No other directory
+    /// says so: what is only named for a runtime stands in somebody else's `cgroupBase`.
+    pub fn reclaim(&self, leaf: &Leaf) -> bool {
+        let ours = !self.stale(&leaf.path, MADE).is_empty();
+        let lock = if ours { unheld(leaf) } else { None };
+        lock.is_some() && leaf.end(Instant::now() + STALE)
+    }
+
     /// What there is in a directory, with this behind its name, of owners that are gone.
     fn stale(&self, folder: &str, behind: &str) -> Vec<String> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -244,6 +258,9 @@ impl Site {
 
 /// The end of the name of the cgroup that a runtime was moved into, in the place of a watchdog's pid.
 const SELF: &str = ".0";
+
+/// The end of the name of a mark in a cgroup that the caller has named.
+const MADE: &str = ".made";
 
 /// The end of the name of a scope that was made for a watchdog.
 const SCOPE: &str = ".scope";
@@ -428,7 +445,7 @@ mod tests {
             Owner::from_name(&format!("{}.7.4000000000", owner.name())),
             Some(Owner { watchdog: 7, ..this_process() })
         );
-        for other in ["", ".7.", ".7.8.9", ".x", ".7.x"] {
+        for other in ["", ".7.", ".7.8.9", ".x", ".7.x", ".7.8.made", ".7.scope"] {
             assert_eq!(Owner::from_name(&format!("{}{other}", owner.name())), None, "{other}");
         }
         for other in ["proton_test_1", "proton-", "proton-1-2.3", "proton-1-2-3-4", "user.slice", ".."] {

@@ -229,8 +229,16 @@ impl<'a> Furnisher<'a> {
         made: &mut Vec<Leaf>,
     ) -> Result<(), Refusal> {
         for (choice, (leaf, _)) in choices.iter().zip(leaves).filter(|(_, (_, usual))| !usual) {
-            make(leaf, choice.hierarchy, &self.parent(choice.hierarchy)?)?;
+            let parent = self.parent(choice.hierarchy)?;
+            match make(leaf, choice.hierarchy, &parent) {
+                Err(Refusal { errno: Errno::EXIST, .. }) if self.lot.site.reclaim(leaf) => {
+                    make(leaf, choice.hierarchy, &parent)?;
+                }
+                other => other?,
+            }
             made.push(leaf.clone());
+            // Without a mark it serves as well; the next start there may only not know whose it was.
+            let _ = self.lot.site.mark(leaf, self.lot.id);
         }
         Ok(())
     }
