@@ -95,6 +95,7 @@ export class Port {
   readonly #fds = new Map<number, FdStreams>();
   #size: PtySize | null = null;
   #revoked = false;
+  #draining = false;
 
   static {
     processOf = (port) => port.#process;
@@ -541,14 +542,19 @@ export class Port {
   }
 
   /**
-   * All of stdout. An unclaimed stderr is read to nothing.
+   * All of stdout, once. A stderr that nobody has begun to read by the next turn of the event loop is read to nothing.
    *
+   * @throws {TypeError} where stdout was read before, in this way or another.
    * @throws {RangeError} beyond `maxOutputBytes` (default 64 MiB); the tree is then ended with cause `"limit"`.
    */
   async bytes(): Promise<Uint8Array<ArrayBuffer>> {
+    return await this.#all("port.bytes()");
+  }
+
+  async #all(by: string): Promise<Uint8Array<ArrayBuffer>> {
     this.#mustBePiped(1);
     const { stdout, spec } = this.#process;
-    stdout.claim("port.bytes()");
+    stdout.claim(by, Symbol());
     this.#drainStderr();
     const room: Room = { left: spec.maxOutputBytes, exceeded: false };
     const all = await gather(stdout, room);
@@ -556,14 +562,14 @@ export class Port {
     return all;
   }
 
-  /** All of stdout as text; what is not UTF-8 becomes U+FFFD. Bounds as {@link Port.bytes}. */
+  /** All of stdout as text; what is not UTF-8 becomes U+FFFD. Otherwise as {@link Port.bytes}. */
   async text(): Promise<string> {
-    return new TextDecoder().decode(await this.bytes());
+    return new TextDecoder().decode(await this.#all("port.text()"));
   }
 
   /**
-   * The lines of stdout without their ends (`\n` or `\r\n`). An unclaimed
-   * stderr is read to nothing. A line over `maxLineBytes` (default 1 MiB) is a
+   * The lines of stdout without their ends (`\n` or `\r\n`). A stderr that
+   * nobody reads is read to nothing, as by {@link Port.bytes}. A line over `maxLineBytes` (default 1 MiB) is a
    * RangeError, and the tree is ended with cause `"limit"`.
    */
   lines(): ReadableStream<string> {
@@ -580,7 +586,7 @@ export class Port {
       return decoder.decode(whole.at(-1) === 13 ? whole.subarray(0, -1) : whole);
     };
     const pull = async (controller: ReadableStreamDefaultController<string>) => {
-      stdout.claim("port.lines()");
+      stdout.claim("port.lines()", buffer);
       this.#drainStderr();
       for (let found = false; !found;) {
         if (tooLong) throw this.#tooMuch(`a line of more than maxLineBytes (${spec.maxLineBytes})`);
@@ -616,11 +622,16 @@ export class Port {
     );
   }
 
+  /** Not before the next turn: whoever reads both asks for both in this one. */
   #drainStderr(): void {
     const { stderr } = this.#process;
-    if (stderr.claimedBy !== null || !stderr.open) return;
-    stderr.claim("port.text(), bytes() or lines(), which throw it away");
+    const free = () => stderr.claimedBy === null && stderr.open;
+    if (this.#draining || !free()) return;
+    this.#draining = true;
     const drain = async () => {
+      await new Promise((resolve) => setTimeout(resolve));
+      if (!free()) return;
+      stderr.claim("port.text(), bytes() or lines(), which throw it away");
       const buffer = new Uint8Array(64 * 1024);
       while (await stderr.read(buffer) > 0);
     };

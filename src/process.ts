@@ -27,7 +27,7 @@ import { limitSignals } from "./privileges.ts";
 import { foreign, type Moved, type MovedMessage, used } from "./ticket.ts";
 import { startError } from "./start_errors.ts";
 import { type Cause, type ExitStatus, exitStatus } from "./status.ts";
-import { type Deferred, deferred, Input, Output, type Source } from "./streams.ts";
+import { type Deferred, deferred, ENDED, Input, Output, type Source } from "./streams.ts";
 
 const ESRCH = 3;
 
@@ -171,7 +171,7 @@ export class Process implements PortEvents, Source, Member {
     if (this.#done) return; // one that moved may hear of it in both ways
     this.#report = report;
     this.#done = true;
-    for (const input of this.#inputs) input.abandon("the program has ended");
+    for (const input of this.#inputs) input.abandon(ENDED);
     this.#status.resolve(exitStatus(report, limitSignals(this.spec.privileges)));
     this.alarm();
     for (const output of this.outputs) output.onTreeGone();

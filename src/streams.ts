@@ -21,6 +21,10 @@ const CHUNK = 128 * 1024;
 
 const NAMES = ["stdin", "stdout", "stderr"];
 
+/** Why an input of a program that has ended takes nothing. */
+export const ENDED: string = "the program has ended";
+const LOOK = "look at port.status and at its output for the reason";
+
 /** One port's native side, as its streams need it. */
 export interface Source {
   readonly core: Core;
@@ -78,6 +82,8 @@ export class Output {
   readonly #end: Deferred<boolean> = deferred();
   #open = true;
   #claimed: string | null = null;
+  /** Who that is, where there may be several of the name. */
+  #holder: unknown = null;
   #ready: Deferred<void> | null = null;
   /** Bytes that were taken from the pipe but not delivered: a look ahead, or what an unread child has left behind. */
   #held: Uint8Array | null = null;
@@ -126,19 +132,20 @@ export class Output {
   }
 
   /**
-   * Makes `by` the one consumer.
+   * Makes `by` the one consumer; `holder` tells apart those of one name.
    *
    * @throws {TypeError} where another has claimed it before.
    */
-  claim(by: string): void {
-    if (this.#claimed !== null && this.#claimed !== by) {
+  claim(by: string, holder: unknown = by): void {
+    if (this.#claimed !== null && this.#holder !== holder) {
       throw typeError(
         `Cannot read ${this.name}`,
-        `it is being read by ${this.#claimed}`,
-        "read each stream in one way only",
+        this.#open ? `it is being read by ${this.#claimed}` : `${this.#claimed} has read it`,
+        "read each stream once, in one way",
       );
     }
     this.#claimed = by;
+    this.#holder = holder;
   }
 
   /** Bytes that are there now: 0 at the end, -11 where there are none yet. */
@@ -519,7 +526,7 @@ export class Input {
       what,
       why,
       code: "ECLOSED",
-      mend: "write before it is closed",
+      mend: why === ENDED ? LOOK : "write before it is closed",
       op: "command",
       subject,
       unsent,
@@ -531,9 +538,12 @@ export class Input {
     const { subject } = this.#source;
     return new BrokenPipeError({
       what: `Cannot write to ${this.name} of ${subject}`,
-      why: "nobody reads it any more",
+      // What tells us so may be on its way yet.
+      why: this.#source.core.report(this.#source.handle).wait === null
+        ? "nobody reads it any more"
+        : ENDED,
       code: "EPIPE",
-      mend: "look at its output for the reason",
+      mend: LOOK,
       op: "command",
       subject,
     });

@@ -5,7 +5,15 @@
 
 import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { TextLineStream, toText } from "@std/streams";
-import { Mailbox, type Message, open, type Port, WindowFullError } from "../mod.ts";
+import {
+  BrokenPipeError,
+  ClosedError,
+  Mailbox,
+  type Message,
+  open,
+  type Port,
+  WindowFullError,
+} from "../mod.ts";
 import {
   alive,
   assert,
@@ -14,6 +22,7 @@ import {
   Pattern,
   pause,
   PROBE,
+  ready,
   test,
   textOf,
   until,
@@ -227,4 +236,60 @@ test("lines(): one that is too long is an error however it arrives, and those be
     assertMatch(error.message, /maxLineBytes \(5\)/);
     assertEquals((await port.status).cause, "limit");
   }
+});
+
+test("text(), bytes() and lines() read stdout once: another is told who has read it", async () => {
+  await using port = await open("sh", ["-c", "echo out; read -r line"]);
+  const text = port.text();
+  await assertRejects(() => port.text(), TypeError, "it is being read by port.text()");
+  await port.command("\n");
+  assertEquals(await text, "out\n");
+  const others = [
+    () => port.text(),
+    () => port.bytes(),
+    () => port.lines().getReader().read(),
+    () => new Response(port.stdout).text(),
+  ];
+  for (const other of others) {
+    await assertRejects(other, TypeError, "Cannot read stdout: port.text() has read it: read each");
+  }
+  await using lines = await open("seq", ["2"]);
+  assertEquals((await lines.lines().getReader().read()).value, "1");
+  await assertRejects(() => lines.lines().getReader().read(), TypeError, "by port.lines()");
+});
+
+test("text() leaves stderr to whoever asks for it in the same turn, and to nobody later", async () => {
+  const say = ["-c", "echo out; echo err >&2"];
+  await using both = await open("sh", say);
+  const all = [both.text(), new Response(both.stderr).text()];
+  assertEquals(await Promise.all(all), ["out\n", "err\n"]);
+  await using one = await open("sh", ["-c", "echo out; echo err >&2; read -r line"]);
+  const text = one.text();
+  await pause(5); // a turn of the event loop later
+  const late = () => one.stderr.getReader().read();
+  await assertRejects(late, TypeError, "port.text(), bytes() or lines(), which throw it away");
+  await one.command("\n");
+  assertEquals(await text, "out\n");
+});
+
+test("what is written or piped to a program that has ended says that it has", async () => {
+  const told = "the program has ended (ECLOSED): look at port.status";
+  await using ended = await open("true");
+  await using source = await open("seq", ["100000"]);
+  await ended.status;
+  await assertRejects(() => source.stdout.pipeTo(ended.stdin), ClosedError, told);
+  await assertRejects(() => ended.command("x"), ClosedError, told);
+  // The program alone: something of its tree goes on, and nobody reads.
+  const left = "(trap '' TERM; echo ready; exec sleep 1000 >/dev/null) <&- 2>/dev/null &";
+  const options = { delayToSigkill: 600_000 };
+  await using leader = await open("sh", ["-c", `${left} read -r line; exit 3`], options);
+  await ready(leader);
+  const refused = () => leader.command("x").then(() => null, (error) => error);
+  const why = (error: Error | null) => error?.message.includes("the program has ended (EPIPE)");
+  const error = await until(async () => {
+    const error = await refused();
+    return why(error) ? error : null;
+  }, { what: "that the program has ended" });
+  assertInstanceOf(error, BrokenPipeError);
+  await leader.close({ graceMs: 0 });
 });
