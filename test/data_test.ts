@@ -281,10 +281,10 @@ test("what is written or piped to a program that has ended says that it has", as
   await assertRejects(() => ended.command("x"), ClosedError, told);
   // The program alone: something of its tree goes on, and nobody reads.
   const left = "(trap '' TERM; echo ready; exec sleep 1000 >/dev/null) <&- 2>/dev/null &";
-  const options = { delayToSigkill: 600_000 };
+  const options = { delayToSigkill: 60_000 };
   await using leader = await open("sh", ["-c", `${left} read -r line; exit 3`], options);
   await ready(leader);
-  const refused = () => leader.command("x").then(() => null, (error) => error);
+  const refused = () => leader.command("x\n").then(() => null, (error) => error);
   const why = (error: Error | null) => error?.message.includes("the program has ended (EPIPE)");
   const error = await until(async () => {
     const error = await refused();
