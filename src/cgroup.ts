@@ -86,7 +86,8 @@ function set(
     if (wait !== undefined && pair && [EINVAL, EBUSY].includes(failed.errno)) return false;
     const path = `${leaf.path}/${failed.write.file}`;
     const { value } = failed.write;
-    throw limitError({ op: "setLimits", subject, path, value, errno: failed.errno });
+    const { errno } = failed;
+    throw limitError({ op: "setLimits", subject, path, value, errno }, core.hierarchies());
   }
   throw new ContainmentError({
     what: `Cannot set limit ${quote(setting.name)} of ${subject}`,
@@ -142,7 +143,8 @@ export const Cgroups: {
     const at = fileOf(core, "get", controller, path, variable);
     const text = core.cgroupRead(at);
     if (typeof text === "string") return text.replace(/\n$/, "");
-    throw limitError({ op: "get", subject: at, path: at, value: null, errno: -text });
+    const fault = { op: "get", subject: at, path: at, value: null, errno: -text };
+    throw limitError(fault, core.hierarchies());
   },
   set(controller, path, variable, value) {
     const core = nativeCore();
@@ -155,7 +157,8 @@ export const Cgroups: {
       );
     }
     const errno = -core.cgroupWrite(at, value, checkOf(controller, variable, value));
-    if (errno !== 0) throw limitError({ op: "set", subject: at, path: at, value, errno });
+    const fault = { op: "set", subject: at, path: at, value, errno };
+    if (errno !== 0) throw limitError(fault, core.hierarchies());
   },
 };
 

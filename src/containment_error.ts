@@ -8,6 +8,7 @@
  */
 
 import { ContainmentError, errnoName, errnoSentence, quote } from "./errors.ts";
+import type { CgroupVersion } from "./figures.ts";
 import type { Setting, Side } from "./limits.ts";
 import type { CgroupPlan } from "./plan.ts";
 
@@ -20,11 +21,24 @@ export interface FailedStart {
   about: { setting: number | null; subject: string } | null;
 }
 
+/** A hierarchy that is mounted: what a mend looks like depends on its version. */
+export interface Mounted {
+  version: CgroupVersion;
+  mount: string;
+}
+
+/** That in which `path` lies; of several the innermost. */
+function hierarchyOf(path: string, all: readonly Mounted[]): Mounted | null {
+  const around = all.filter(({ mount }) => path === mount || path.startsWith(`${mount}/`));
+  return around.sort((one, other) => other.mount.length - one.mount.length)[0] ?? null;
+}
+
 /** The error of a start that failed because of its cgroups; null where it failed because of something else. */
 export function containmentError(
   { failure: { stage, errno }, about }: FailedStart,
   plan: CgroupPlan | null,
   command: string,
+  mounted: () => readonly Mounted[],
 ): ContainmentError | null {
   const entered = stage === "cgroup" && plan !== null;
   if (!entered && !STAGES.includes(stage)) return null;
@@ -35,7 +49,7 @@ export function containmentError(
   if (stage === "limit") {
     const file = subject.slice(subject.lastIndexOf("/") + 1);
     const value = valueOf(file, setting);
-    return limitError({ op: "open", subject: command, path: subject, value, errno });
+    return limitError({ op: "open", subject: command, path: subject, value, errno }, mounted());
   }
   if (stage === "require") {
     const asked = plan?.require[subject === "limits" ? "limits" : "kill"];
@@ -47,7 +61,7 @@ export function containmentError(
     });
   }
   if (stage === "controller") {
-    const [why, mend] = controllerReason(errnoName(errno), subject, setting);
+    const [why, mend] = controllerReason(errnoName(errno), subject, setting, mounted());
     const what = setting === undefined ? cannot : `${cannot} with ${quote(setting.name)}`;
     return new ContainmentError({
       ...base,
@@ -62,10 +76,11 @@ export function containmentError(
       ...base,
       what: `${cannot} in its cgroup`,
       why: `it does not get in: ${errnoSentence(errno)}`,
-      mend: "let the user of this process write to cgroup.procs there and in the cgroup above",
+      mend:
+        "let the user of this process write to cgroup.procs there, and in v2 in the one above, too",
     });
   }
-  const [why, mend] = leafReason(errnoName(errno), subject, plan);
+  const [why, mend] = leafReason(errnoName(errno), subject, plan, mounted());
   return new ContainmentError({
     ...base,
     what: `${cannot} in the cgroup ${subject}`,
@@ -91,11 +106,12 @@ export function limitError(
     value: string | null;
     errno: number;
   },
+  mounted: readonly Mounted[],
 ): ContainmentError {
   const at = path.lastIndexOf("/");
   const [folder, file] = [path.slice(0, at), path.slice(at + 1)];
   const code = errnoName(errno);
-  const [why, mend] = fileReason(code, file, folder);
+  const [why, mend] = fileReason(code, file, folder, hierarchyOf(folder, mounted));
   return new ContainmentError({
     what: value === null
       ? `Cannot read ${file} in ${folder}`
@@ -113,20 +129,18 @@ export function limitError(
 
 type Reason = readonly [why: string | null, mend: string];
 
-function fileReason(code: string, file: string, folder: string): Reason {
-  const controller = file.split(".", 1)[0] ?? "";
+function fileReason(
+  code: string,
+  file: string,
+  folder: string,
+  hierarchy: Mounted | null,
+): Reason {
   if (code === "ENOENT" && file.startsWith("memory.memsw.")) {
     return ["swap is not counted here", 'boot with "swapaccount=1", or leave "swap" out'];
   }
   switch (code) {
     case "ENOENT":
-      return [
-        "there is no such file",
-        `check the name against "ls ${
-          folder.replace(/\/[^/]*$/, "")
-        }"; in v2 the controller may be off there: ` +
-        `echo +${controller} | sudo tee ${folder.replace(/\/[^/]*$/, "")}/cgroup.subtree_control`,
-      ];
+      return ["there is no such file", absentFile(file, folder, hierarchy)];
     case "EBUSY":
       return ["more than that is in use already", "give more, or free some first"];
     case "EREMOTEIO":
@@ -161,7 +175,38 @@ function fileReason(code: string, file: string, folder: string): Reason {
   }
 }
 
-function controllerReason(code: string, subject: string, setting: Setting | undefined): Reason {
+function absentFile(file: string, folder: string, hierarchy: Mounted | null): string {
+  const look = `check the name against "ls ${folder}"`;
+  if (hierarchy?.version !== 2) return look;
+  if (folder === hierarchy.mount) return `${look}; the root of v2 has no limits`;
+  const [controller] = file.split(".", 1);
+  const above = folder.replace(/\/[^/]*$/, "");
+  return `${look}; the controller may be off there: ` +
+    `echo +${controller} | sudo tee ${above}/cgroup.subtree_control`;
+}
+
+/** How a host comes to have a controller that no hierarchy has, in the versions that are mounted. */
+function absentController(
+  setting: Setting | undefined,
+  name: string,
+  all: readonly Mounted[],
+): string {
+  const [v1, v2] = [setting?.v1?.controller ?? name, setting?.v2?.controller ?? name];
+  const mount = `mount it in v1 (sudo mkdir -p /sys/fs/cgroup/${v1}; ` +
+    `sudo mount -t cgroup -o ${v1} none /sys/fs/cgroup/${v1})`;
+  const enable =
+    `switch it on in the cgroup above (echo +${v2} | sudo tee .../cgroup.subtree_control)`;
+  const has = (version: CgroupVersion) => all.some((one) => one.version === version);
+  const ways = [...(has(1) ? [mount] : []), ...(has(2) ? [enable] : [])];
+  return [...ways, "boot a kernel with it"].join(", or ");
+}
+
+function controllerReason(
+  code: string,
+  subject: string,
+  setting: Setting | undefined,
+  mounted: readonly Mounted[],
+): Reason {
   const name = setting?.v2?.controller ?? setting?.v1?.controller ?? subject;
   switch (code) {
     case "EBUSY":
@@ -177,14 +222,16 @@ function controllerReason(code: string, subject: string, setting: Setting | unde
         setting?.v1 === null
           ? "cgroup v1, which has the controller here, has no such limit"
           : "this version of cgroups has no such limit",
-        setting?.name === "swap" ? 'give "memory" too' : "leave it out, or boot with cgroup v2",
+        setting?.name === "swap"
+          ? 'give "memory" too'
+          : `leave it out, or boot with cgroup ${setting?.v1 === null ? "v2" : "v1"}`,
       ];
     case "ENOENT":
       return subject.startsWith("/")
         ? [`the controller ${name} is not given to it`, `echo +${name} | sudo tee ${subject}`]
         : [
           `no hierarchy has the controller ${name} for it`,
-          `switch it on in the cgroup above (echo +${name} | sudo tee .../cgroup.subtree_control), or boot with it`,
+          absentController(setting, name, mounted),
         ];
     case "EACCES":
     case "EPERM":
@@ -197,8 +244,18 @@ function controllerReason(code: string, subject: string, setting: Setting | unde
   }
 }
 
-function leafReason(code: string, subject: string, plan: CgroupPlan | null): Reason {
+function leafReason(
+  code: string,
+  subject: string,
+  plan: CgroupPlan | null,
+  mounted: readonly Mounted[],
+): Reason {
+  // Not a path where it is the runtime's own that cannot be used.
+  if (!subject.startsWith("/")) {
+    return [null, "see doctor(), or give one that can be used: cgroupBase"];
+  }
   const above = subject.replace(/\/[^/]*$/, "");
+  const version = hierarchyOf(above, mounted)?.version;
   const explicit = plan !== null && plan.where !== "own";
   switch (code) {
     case "ENOENT":
@@ -220,13 +277,17 @@ function leafReason(code: string, subject: string, plan: CgroupPlan | null): Rea
     case "EBUSY":
       return [
         "it is frozen, and nothing would start in it",
-        "thaw the cgroup above it (cgroup.freeze, freezer.state)",
+        "thaw the cgroup above it: " +
+        (version === 1
+          ? `echo THAWED | sudo tee ${above}/freezer.state`
+          : `echo 0 | sudo tee ${above}/cgroup.freeze`),
       ];
     case "EACCES":
     case "EPERM":
       return [
         "this user may make none there",
-        `sudo chown -R $(id -u) ${above}, or run with systemd's Delegate=yes`,
+        `sudo chown -R $(id -u) ${above}` +
+        (version === 2 ? ", or run with systemd's Delegate=yes" : ""),
       ];
     case "EROFS":
       return [

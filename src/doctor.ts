@@ -105,7 +105,7 @@ function tried(core: Core, options: OpenOptions): Promise<Report | Error> {
     started: ({ failure, about }) => {
       if (failure === null) return;
       over(
-        containmentError({ failure, about }, spec.cgroup, spec.command) ??
+        containmentError({ failure, about }, spec.cgroup, spec.command, () => core.hierarchies()) ??
           startError(failure, spec),
       );
     },
@@ -142,8 +142,12 @@ function killLacks(lack: Lack, { why }: Containment, all: readonly Hierarchy[]):
   const mends: Readonly<Record<Lack, string | null>> = {
     nothing: null,
     unwanted: null,
+    // Where v1's are mounted, they are below that: beside them.
     unmounted:
-      "sudo mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
+      (all.length === 0
+        ? "sudo mount -t cgroup2 none /sys/fs/cgroup"
+        : "sudo mkdir -p /sys/fs/cgroup/unified && sudo mount -t cgroup2 none /sys/fs/cgroup/unified") +
+      ", or boot with systemd.unified_cgroup_hierarchy=1",
     outside:
       "start the container with its own cgroup visible: --cgroupns=private, or mount the hierarchy",
     reserved: "systemd-run --scope -p Delegate=yes COMMAND",

@@ -184,7 +184,7 @@ function pathOf(name: string, path: unknown): string {
     throw typeError(
       what,
       `${is} begins with a slash`,
-      'give it from the root of the hierarchy on: "mycgroup", not "/sys/fs/cgroup/memory/mycgroup"',
+      'give it from the root of the hierarchy on: "mycgroup", without the place where that is mounted',
     );
   }
   if (path.split("/").some((step) => step === "" || step === "." || step === "..")) {

@@ -163,7 +163,12 @@ export class Process implements PortEvents, Source, Member {
     this.core.release(this.handle);
     const { failure, about } = report;
     const { cgroup, command } = this.spec;
-    const contained = containmentError({ failure, about }, cgroup, command);
+    const contained = containmentError(
+      { failure, about },
+      cgroup,
+      command,
+      () => this.core.hierarchies(),
+    );
     this.#running.reject(contained ?? startError(failure, this.spec));
   }
 

@@ -176,7 +176,7 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
   "EAGAIN": [null, TOO_MANY],
   "EMFILE": [null, OUT_OF_FDS],
   "ENFILE": [null, OUT_OF_FDS],
-  "ENOMEM": [null, "free memory or raise the limit (ulimit -v, memory.max)"],
+  "ENOMEM": [null, "free memory or raise the limit (ulimit -v, or that of its cgroup)"],
   "ENOSYS": [null, "allow it in the sandbox of this process, or use Linux 5.4 or newer"],
   "ENAMETOOLONG": [null, "give a shorter path"],
   "ELOOP": [null, "mend the links"],

@@ -21,6 +21,8 @@ import {
   WindowFullError,
 } from "../src/errors.ts";
 import { STAGES } from "../src/native/abi.ts";
+import { containmentError, type Mounted } from "../src/containment_error.ts";
+import { planOf } from "../src/plan.ts";
 import { startError } from "../src/start_errors.ts";
 
 /** `what: why (CODE): mend`, with something in every place. */
@@ -292,5 +294,52 @@ Deno.test("errors: who was looked up is in the message", () => {
     startError(failure, { command: "x", cwd: null }).message,
     'Cannot start "x" as user "alice": there is none of this name (ENOENT): ' +
       "give one that there is, or a number",
+  );
+});
+
+const V1 = { version: 1, mount: "/sys/fs/cgroup/memory" } as const;
+const V2 = { version: 2, mount: "/sys/fs/cgroup/unified" } as const;
+/** What only the other version has. */
+const OF_V2 = /subtree_control|cgroup\.(freeze|kill)|Delegate/;
+const OF_V1 = /freezer\.state|mount -t cgroup /;
+
+/** The messages of all errors that a start in `at` can have because of its cgroups. */
+function contained(at: string, mounted: readonly Mounted[]): string[] {
+  const plan = planOf({ limits: { memory: "1MiB" }, cgroupBase: "a" });
+  const failures: [stage: string, errno: number, subject: string][] = [];
+  for (const errno of [1, 2, 13, 16, 17, 22, 30, 95, 121]) {
+    failures.push(["leaf", errno, `${at}/a/b`], ["limit", errno, `${at}/a/b/memory.max`]);
+  }
+  failures.push(["controller", 2, "memory"]);
+  return failures.map(([stage, errno, subject]) => {
+    const about = { setting: 0, subject };
+    const error = containmentError({ failure: { stage, errno }, about }, plan, "x", () => mounted);
+    if (error === null) throw new Error(`no error of ${stage}`);
+    assertMatch(error.message, GRAMMAR);
+    return error.message;
+  });
+}
+
+Deno.test("errors: what mends a cgroup is of the version that the error is about", () => {
+  for (const message of contained(V1.mount, [V1])) {
+    assertEquals(OF_V2.test(message), false, message);
+  }
+  for (const message of contained(V2.mount, [V2])) {
+    assertEquals(OF_V1.test(message), false, message);
+  }
+  const [inV1, inV2] = [V1, V2].map(({ mount }) => contained(mount, [V1, V2]).join("\n"));
+  assertMatch(inV1 ?? "", /echo THAWED \| sudo tee \/sys\/fs\/cgroup\/memory\/a\/freezer.state/);
+  assertMatch(inV2 ?? "", /echo 0 \| sudo tee \/sys\/fs\/cgroup\/unified\/a\/cgroup.freeze/);
+  assertMatch(
+    inV2 ?? "",
+    /echo \+memory \| sudo tee \/sys\/fs\/cgroup\/unified\/a\/cgroup.subtree_control/,
+  );
+  const own = {
+    failure: { stage: "leaf", errno: 13 },
+    about: { setting: null, subject: "the runtime's own cgroup" },
+  };
+  assertMatch(
+    String(containmentError(own, planOf({ limits: { pids: 9 } }), "x", () => [])),
+    /see doctor\(\)/,
   );
 });
