@@ -4,6 +4,7 @@
 //! both versions (src/limits.ts); a keeper writes those of the version that the
 //! host has.
 
+use super::words::from_number;
 use super::{Malformed, Reader, Writer};
 
 /// How what is read back is compared with what was written. The numbers are part of the ABI.
