@@ -47,6 +47,7 @@ pub fn main(birth: Birth) -> ! {
 fn live(birth: Birth) -> Result<(), Errno> {
     helper::become_subreaper(Step::KeeperSubreaper)?;
     fault("birth")?;
+    helper::interrupt_nobody(); // its child's exec wakes it, and what runs then is the child
     helper::take_usage(); // what the guardian has reaped is not of our children
     let [port, leash, runtime] = helper::keep_only([birth.port, birth.leash, birth.runtime])?;
     let mut links = Links { port, leash, runtime, events: helper::child_events()? };

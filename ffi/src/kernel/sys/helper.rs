@@ -379,3 +379,14 @@ unsafe fn write_byte(start: *mut u8, i: usize, byte: u8) {
     // SAFETY: as above.
     unsafe { at.write_volatile(byte) };
 }
+
+/// Who is woken does not interrupt who runs (SCHED_BATCH, sched(7)). Where the runtime has another policy than the
+/// usual one this process keeps that; where a filter forbids it, too.
+pub fn interrupt_nobody() {
+    // SAFETY: it only answers.
+    if unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER {
+        let parameter = libc::sched_param { sched_priority: 0 };
+        // SAFETY: `parameter` is read during the call.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter) };
+    }
+}
