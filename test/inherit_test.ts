@@ -378,6 +378,18 @@ asRoot(
   },
 );
 
+test("a keeper interrupts nobody when it is woken; its child has the runtime's own policy", async () => {
+  await using port = await open("cat");
+  await using limited = await open("cat", [], { umask: 0o77 }); // cloned late
+  const policy = (pid: number) => Number(stat(pid)?.[41 - 3]);
+  const [SCHED_OTHER, SCHED_BATCH] = [0, 3];
+  const own = policy(Deno.pid);
+  const keepers = [port, limited].map(({ pid }) => Number(stat(pid)?.[1]));
+  const keeping = own === SCHED_OTHER ? SCHED_BATCH : own;
+  assertEquals(keepers.map(policy), [keeping, keeping]);
+  assertEquals([port, limited].map(({ pid }) => policy(pid)), [own, own]);
+});
+
 asRoot("groups set in the runtime after the guardian started are the child's", async () => {
   await using host = Host.start(CHANGED(`
     if (libc.symbols.setgroups(2n, new Uint32Array([54321, 65533])) !== 0) throw new Error("setgroups");
