@@ -29,6 +29,15 @@ export function refuseUnknown(what: string, given: object, known: readonly strin
   }
 }
 
+/** What a call is given beside its subject: an object, without a name that nobody knows. */
+export function refuseOptions(call: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+    const mend = `give an object such as { ${known[0]} }`;
+    throw typeError(`Cannot use the options of ${call}`, `they are ${kind(options)}`, mend);
+  }
+  refuseUnknown(`${call} option`, options, known);
+}
+
 /** An option that is a plain object of named parts; undefined where it is not given. */
 export function record(
   given: Given,

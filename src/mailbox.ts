@@ -8,7 +8,8 @@
  * @module
  */
 
-import { ClosedError, WindowFullError } from "./errors.ts";
+import { delay, flag, type Given, kind, refuseOptions } from "./checks.ts";
+import { ClosedError, typeError, WindowFullError } from "./errors.ts";
 import type { Cause, ExitReason, ExitStatus } from "./status.ts";
 // The one upward edge, of types only: a message names its port (docs/decisions/0001).
 import type { Port } from "./port.ts";
@@ -34,6 +35,8 @@ export interface ReceiveOptions {
   /** Messages that do not match are dropped, and count as consumed. Default false: they stay. */
   discard?: boolean;
 }
+
+const NOTHING: ReceiveOptions = {};
 
 /** What a mailbox knows of a port it owns. */
 export interface Member {
@@ -93,12 +96,18 @@ export class Mailbox {
    * The next message that matches; it is taken out, and that makes room in its port's window.
    *
    * @param match a port, or a function; without it, any message.
+   * @throws {TypeError} or {RangeError} for what cannot be meant.
    * @throws {ClosedError} when no open port is left that could send it.
    * @throws {WindowFullError} when every port that could send it has filled its window with messages that do
    * not match: it could never be served.
    * @throws {DOMException} `TimeoutError` after `timeoutMs`; the signal's reason when it is aborted.
    */
-  receive(match?: Match, options: ReceiveOptions = {}): Promise<Message> {
+  receive(match?: Match, options: ReceiveOptions = NOTHING): Promise<Message> {
+    try {
+      checkReceive(match, options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     const { timeoutMs, signal, discard = false } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
     for (const member of this.#members) member.flow();
@@ -257,6 +266,20 @@ export class Mailbox {
     const failed = results.find((result) => result.status === "rejected");
     if (failed !== undefined) throw failed.reason;
   }
+}
+
+/** Refuses what would wait for something that can never be. */
+function checkReceive(match: unknown, options: ReceiveOptions): void {
+  const known = match === undefined || typeof match === "function" ||
+    (typeof match === "object" && match !== null && "closeStdin" in match);
+  if (!known) {
+    const is = kind(match);
+    throw typeError("Cannot receive", `match is ${is}`, "give a port, a function, or undefined");
+  }
+  if (options === NOTHING) return;
+  refuseOptions("receive()", options, ["timeoutMs", "signal", "discard"]);
+  delay(options as Given, "timeoutMs", 0);
+  flag(options as Given, "discard");
 }
 
 function nobodyLeft(): ClosedError {

@@ -9,7 +9,7 @@
 
 import { liveStats, setLimits } from "./cgroup.ts";
 import type { Core } from "./core.ts";
-import type { Given } from "./checks.ts";
+import { type Given, refuseOptions } from "./checks.ts";
 import { type PtySize, ptySize } from "./descriptors.ts";
 import { ClosedError, errnoName, errnoSentence, ProtonError, typeError } from "./errors.ts";
 import { type LimitEvent, limitEvents } from "./events.ts";
@@ -295,6 +295,7 @@ export class Port {
   close(options: CloseOptions = {}): Promise<void> {
     try {
       this.#mustOwn("close");
+      refuseOptions("close()", options, ["graceMs", "deadlineMs"]);
       return this.#process.close(
         milliseconds("graceMs", options.graceMs),
         milliseconds("deadlineMs", options.deadlineMs),
@@ -396,6 +397,7 @@ export class Port {
    */
   static adopt(ticket: PortTicket, options: AdoptOptions = {}): Port {
     const moved = movedOf(ticket);
+    refuseOptions("Port.adopt()", options, ["owner", "signal"]);
     const { owner = null, signal = null } = options;
     if (owner !== null && !(owner instanceof Mailbox)) {
       throw typeError(
@@ -440,6 +442,7 @@ export class Port {
    */
   async kill(signal: SignalName | number = "SIGTERM", options: KillOptions = {}): Promise<void> {
     this.#mustOwn("kill");
+    refuseOptions("kill()", options, ["scope"]);
     const { scope = "child" } = options;
     if (!["child", "group", "tree"].includes(scope)) {
       throw typeError(

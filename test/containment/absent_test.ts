@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: proton-stream contributors
 
-/** Cases that no test on this kind of host can show yet, each with the reason. */
+/** Cases that no test on this kind of host can show, each with the reason. */
 
 import { matrixReason } from "../matrix.ts";
 
 matrixReason(
   "#21",
   "memory.max 32 MB, a grandchild takes 200 MB",
-  "needs a memory limit, which is not built yet",
-);
-matrixReason(
-  "#25",
-  "a child with a uid of its own: groups, capabilities, no way back",
-  "the option uid is not built yet",
+  "by limits, not by mode: test/containment/limits_test.ts, as root and as a user with a subtree",
 );
 matrixReason(
   "#33",
@@ -38,7 +33,7 @@ matrixReason(
 matrixReason(
   "#36",
   "a `domain invalid` parent, missing controllers",
-  "a runtime cannot run in the one; nothing uses the others before there are limits",
+  "a runtime cannot run in the one; of the others only limits are told: test/containment/limits_test.ts",
 );
 matrixReason(
   "#39",

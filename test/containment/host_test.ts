@@ -134,6 +134,49 @@ matrixCase({
 });
 
 matrixCase({
+  number: "#25",
+  title: "a child with a uid of its own: groups, capabilities, no way back",
+  not: {
+    "tree, unprivileged": "has no other user to give",
+    "cgroup2, unprivileged": "has no other user to give",
+  },
+  body: async (run) => {
+    await using host = run.start(`
+      const libc = Deno.dlopen("libc.so.6", {
+        setgroups: { parameters: ["usize", "buffer"], result: "i32" },
+      });
+      if (libc.symbols.setgroups(3n, new Uint32Array([0, 4, 27])) !== 0) throw new Error("setgroups");
+      const script = "grep -E '^(Uid|Gid|Groups|Cap(Prm|Eff|Inh|Amb)):' /proc/self/status;" +
+        "if setpriv --reuid=0 true 2>/dev/null; then echo back; else echo stays; fi;" +
+        "(setsid sleep 1000 >/dev/null 2>&1 & echo $!); exec sleep 1000";
+      const options = { uid: 54321, gid: 54322, groups: [54323, 54324], cwd: "/" };
+      const port = await open("sh", ["-c", script], options);
+      const lines = port.lines().getReader();
+      for (let n = 0; n < 7; n++) {
+        const [name, ...values] = (await lines.read()).value.split(/[:\\s]+/);
+        say(name, ...values.filter((value) => value !== ""));
+      }
+      say("way", (await lines.read()).value);
+      say("ready", port.pid, (await lines.read()).value);
+      await hear();
+      await port.close({ graceMs: 0 });
+      say("closed");
+    `);
+    assertEquals(await host.next("Uid"), new Array(4).fill("54321"));
+    assertEquals(await host.next("Gid"), new Array(4).fill("54322"));
+    assertEquals(await host.next("Groups"), ["54323", "54324"]);
+    for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) {
+      assertEquals(await host.next(set), ["0".repeat(16)], set);
+    }
+    assertEquals(await host.next("way"), ["stays"]);
+    const ids = identities(await host.numbers("ready"));
+    await host.tell("go\n");
+    await host.next("closed");
+    await gone(ids);
+  },
+});
+
+matrixCase({
   number: "#24",
   title: "the runtime execs another program in its place: its trees end",
   body: async (run) => {
