@@ -3,7 +3,8 @@
 
 /**
  * Holds the tree to its own rules: layers, the places of `unsafe` and of the
- * runtimes' names, headers, one ABI number, generated bindings up to date.
+ * runtimes' names, headers, one ABI number, links of pages, generated bindings up
+ * to date.
  * Every failure names file and line. The tree is the checkout of this script,
  * or the folder that the first argument names.
  *
@@ -47,7 +48,23 @@ export function failures(sources: readonly Source[]): Failure[] {
     ...sources.filter(isRust).flatMap((source) => rustEdges(source, sources)),
     ...sources.filter(isCrate).flatMap(unsafeFailures),
     ...abiNumbers(sources),
+    ...sources.filter(({ path }) => path.endsWith(".md")).flatMap((page) => links(page, sources)),
   ];
+}
+
+/** What a page links to is there. */
+function links({ path, text }: Source, sources: readonly Source[]): Failure[] {
+  const base = `file:///${path}`;
+  return text.split("\n").flatMap((words, index) =>
+    [...words.matchAll(/\]\(([^)#]+)[^)]*\)/g)].flatMap(([, to = ""]) => {
+      if (/^[a-z]+:/.test(to)) return [];
+      const wanted = new URL(to, base).pathname.slice(1);
+      const there = sources.some((one) =>
+        one.path === wanted || (wanted.endsWith("/") && one.path.startsWith(wanted))
+      );
+      return there ? [] : [{ path, line: index + 1, what: `links to ${to}, which is not there` }];
+    })
+  );
 }
 
 const isTypescript = ({ path }: Source) => path === "mod.ts" || /^src\/.*\.ts$/.test(path);

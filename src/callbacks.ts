@@ -8,7 +8,7 @@
  * @module
  */
 
-import { quote, rangeError, typeError } from "./errors.ts";
+import { editDistance, quote, rangeError, typeError } from "./errors.ts";
 import type { Port } from "./port.ts";
 import type { ExitReason, ExitStatus } from "./status.ts";
 
@@ -129,6 +129,14 @@ const OPTIONAL = [
   "terminate",
 ] as const;
 
+/** The callback that is a letter or two away. What else a module has is its own business. */
+function misspelt(name: string): string | null {
+  const known: readonly string[] = OPTIONAL;
+  if (known.includes(name)) return null;
+  const near = (one: string) => editDistance(name.toLowerCase(), one.toLowerCase()) <= 2;
+  return known.find(near) ?? null;
+}
+
 /**
  * Refuses what is no module.
  *
@@ -142,6 +150,15 @@ export function checkModule(module: unknown): void {
   const callbacks = module as Record<string, unknown>;
   if (typeof callbacks.init !== "function") {
     throw typeError(what, "its module has no init()", "give one that returns { state }");
+  }
+  for (const name of Object.keys(callbacks)) {
+    const meant = misspelt(name);
+    if (meant === null) continue;
+    throw typeError(
+      what,
+      `its module has ${name}(), which nobody calls`,
+      `did you mean ${meant}()?`,
+    );
   }
   for (const name of OPTIONAL) {
     if (callbacks[name] === undefined || typeof callbacks[name] === "function") continue;

@@ -234,7 +234,7 @@ export function nearest(name: string, known: readonly string[]): string | null {
 }
 
 /** Letters to insert, drop or change until `a` reads `b`. */
-function editDistance(a: string, b: string): number {
+export function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];

@@ -17,6 +17,7 @@ import {
   checkOutcome,
   type Self,
 } from "./callbacks.ts";
+import { refuseOptions } from "./checks.ts";
 import { ClosedError, quote, ServerError, typeError } from "./errors.ts";
 import { endError, failure, KILLED } from "./ends.ts";
 import { Inbox } from "./inbox.ts";
@@ -224,6 +225,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   // Without await: an answer that is there takes no other turn.
   // deno-lint-ignore require-await -- what it throws is to reject
   async call(request: Request, options?: CallOptions): Promise<Reply> {
+    if (options !== undefined) refuseOptions("call()", options, ["timeoutMs"]);
     const timeoutMs = options?.timeoutMs ?? CALL_MS;
     if (timeoutMs !== CALL_MS) checkMs("timeoutMs", timeoutMs, "or never");
     this.#mustTake("handleCall", "call");
@@ -274,6 +276,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
    * @throws {DOMException} `TimeoutError` where it had to be killed after `timeoutMs`.
    */
   async stop(reason: unknown = "normal", options: StopOptions = {}): Promise<void> {
+    refuseOptions("stop()", options, ["timeoutMs"]);
     const timeoutMs = options.timeoutMs ?? CALL_MS;
     checkMs("timeoutMs", timeoutMs, "or never");
     if (this.#over) return;

@@ -498,7 +498,7 @@ const KNOWN = ["children", "strategy", "maxRestarts", "maxSeconds", "backoff", "
 /** Refuses what is no supervisor, before anything of it starts. */
 function checkSupervisor(options: unknown): void {
   const what = "Cannot use a supervisor";
-  if (typeof options !== "object" || options === null) {
+  if (typeof options !== "object" || options === null || Array.isArray(options)) {
     throw typeError(what, "its options are no object", "give { children }");
   }
   refuseUnknown(what, options, KNOWN);

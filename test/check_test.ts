@@ -208,3 +208,11 @@ caught("an ABI number that only one side has", (copy) => {
   return `${place("src/native/abi.ts", /\bconst ABI\b/)}: ABI ${script}, but ` +
     `${place("ffi/src/kernel/wire.rs", /\bconst ABI\b/)} says 99`;
 });
+
+caught("a link of a page to what is not there", (copy) => {
+  const page = "<!-- SPDX-License-Identifier: Apache-2.0 -->\n" +
+    "<!-- SPDX-FileCopyrightText: proton-stream contributors -->\n\n" +
+    "[a](src/) [b](mod.ts) [c](https://example.com/) [d](docs/none.md#part)\n";
+  copy.write("page.md", page);
+  return "page.md:4: links to docs/none.md, which is not there";
+});

@@ -499,6 +499,8 @@ test("bad input: typed errors, nothing started, nothing lost", async () => {
     [{}, {}, TypeError],
     [{ init: 1 }, {}, TypeError],
     [{ ...module, handleCall: 1 }, {}, TypeError],
+    [{ ...module, handleStdOut: () => ({ state: null }) }, {}, TypeError],
+    [{ ...module, handleinfo: () => ({ state: null }) }, {}, TypeError],
     [module, { name: "" }, TypeError],
     [module, { name: 1 }, TypeError],
     [module, { owner: {} }, TypeError],
@@ -512,8 +514,13 @@ test("bad input: typed errors, nothing started, nothing lost", async () => {
       await assertRejects(start, kind as ErrorConstructor);
     }
     assertEquals(inits, 0);
-    await using server: AnyServer = await startLink(module, "cat");
+    const own = { ...module, handleClient: () => {}, helper: 1 }; // what is not meant for us
+    await using server: AnyServer = await startLink(own, "cat");
     await assertRejects(() => server.call(1), TypeError, "no handleCall()");
+    const late = { timeout: 1 } as never;
+    await assertRejects(() => server.call(1, late), TypeError, 'did you mean "timeoutMs"?');
+    await assertRejects(() => server.call(1, [] as never), TypeError, "they are an array");
+    await assertRejects(() => server.stop("x", late), TypeError, 'did you mean "timeoutMs"?');
     assertThrows(() => server.cast(1), TypeError, "no handleCast()");
     assertThrows(() => server.send(1), TypeError, "no handleInfo()");
     await assertRejects(() => server.call(1, { timeoutMs: -1 }), RangeError);

@@ -269,6 +269,11 @@ matrixCase({
         scope: () => port.kill("SIGTERM", { scope: "world" }),
         owner: () => port.connect(gone),
         nobody: () => port.connect({}),
+        misspelt: () => port.close({ grace: 1 }),
+        list: () => port.close([]),
+        scopes: () => port.kill("SIGTERM", { scopes: "tree" }),
+        match: async () => await gone.receive("data"),
+        until: async () => await gone.receive(undefined, { timeout: 1 }),
       };
       for (const [name, call] of Object.entries(calls)) {
         const error = await call().then(() => null, (error) => error);
@@ -291,6 +296,11 @@ matrixCase({
       ["scope", "TypeError"],
       ["owner", "ClosedError"],
       ["nobody", "TypeError"],
+      ["misspelt", "TypeError"],
+      ["list", "TypeError"],
+      ["scopes", "TypeError"],
+      ["match", "TypeError"],
+      ["until", "TypeError"],
     ];
     for (const [call, name] of expected) assertEquals(await host.next(call), [name, "true"], call);
     assertEquals(await host.next("left"), ["3"]);
