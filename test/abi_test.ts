@@ -209,7 +209,7 @@ Deno.test("abi: a report with a number that means nothing is refused", () => {
     [16, 4],
     [24, 8],
     [64, 3],
-    [68, 8],
+    [68, 9],
     [76, 2],
     [76, 0xffffffff],
     [80 + 4, 3],
