@@ -157,11 +157,11 @@ impl Guardian<'_> {
                 Ok(None) | Err(_) => return false,
             };
             // What is no request, or comes from somebody that the socket has leaked to, does nothing to anybody.
-            let from =
-                packet.sender.filter(|from| from.pid == self.site.runtime || sabotaged(Step::Credentials));
-            let Some(from) = from else { continue };
+            let anybody = sabotaged(Step::Credentials) || sabotaged(Step::RuntimePidfd);
+            let ours = |pid| pid == self.site.runtime || anybody;
+            let Some(from) = packet.sender.filter(|from| ours(from.pid)) else { continue };
             // By the rights that it has now, no more than it could do itself.
-            let same = from.uid == rustix::process::getuid().as_raw() || sabotaged(Step::Credentials);
+            let same = from.uid == rustix::process::getuid().as_raw() || anybody;
             match (ToGuardian::decode(&buffer[..packet.len]), packet.fds.into_iter().next()) {
                 (Ok(ToGuardian::Keep { id }), Some(port)) if same => self.keep(id, port),
                 (Ok(ToGuardian::Keep { id }), None) if packet.cut => self.refuse(id),
