@@ -127,6 +127,10 @@ export function limitError(
   });
 }
 
+function parentOf(path: string): string {
+  return path.replace(/\/[^/]*$/, "");
+}
+
 type Reason = readonly [why: string | null, mend: string];
 
 function fileReason(
@@ -180,7 +184,7 @@ function absentFile(file: string, folder: string, hierarchy: Mounted | null): st
   if (hierarchy?.version !== 2) return look;
   if (folder === hierarchy.mount) return `${look}; the root of v2 has no limits`;
   const [controller] = file.split(".", 1);
-  const above = folder.replace(/\/[^/]*$/, "");
+  const above = parentOf(folder);
   return `${look}; the controller may be off there: ` +
     `echo +${controller} | sudo tee ${above}/cgroup.subtree_control`;
 }
@@ -212,7 +216,7 @@ function controllerReason(
     case "EBUSY":
       return [
         `processes are in ${
-          subject.replace(/\/[^/]*$/, "")
+          parentOf(subject)
         }, and such a cgroup gives no controllers to those below it`,
         "run this program in a delegated cgroup of its own (systemd: Delegate=yes, DelegateSubgroup=main), " +
         "or let it be moved: cgroupMoveSelf: true",
@@ -254,7 +258,7 @@ function leafReason(
   if (!subject.startsWith("/")) {
     return [null, "see doctor(), or give one that can be used: cgroupBase"];
   }
-  const above = subject.replace(/\/[^/]*$/, "");
+  const above = parentOf(subject);
   const version = hierarchyOf(above, mounted)?.version;
   const explicit = plan !== null && plan.where !== "own";
   switch (code) {

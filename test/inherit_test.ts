@@ -21,6 +21,7 @@ import {
   PROBE,
   ready,
   Scratch,
+  skippable,
   stat,
   statusField,
   test,
@@ -432,11 +433,6 @@ test("a seccomp filter set in the runtime after the guardian started is the chil
 
 const RULES_OF_LANDLOCK = 444;
 
-function without(name: string, fn: () => Promise<void>): void {
-  const cure = "skipped: run it on a kernel that is started with lsm=landlock";
-  Deno.test({ name: `${name} (${cure})`, ignore: true, fn });
-}
-
 /** landlock_create_ruleset(2) says its version there. */
 function hasLandlock(): boolean {
   const libc = Deno.dlopen("libc.so.6", {
@@ -449,8 +445,9 @@ function hasLandlock(): boolean {
   }
 }
 
-(hasLandlock() ? test : without)(
+skippable(
   "Landlock's rules of the runtime are the child's after resetGuardian()",
+  hasLandlock() ? null : "run it on a kernel that is started with lsm=landlock",
   async () => {
     using scratch = new Scratch().open();
     const file = scratch.file("written");

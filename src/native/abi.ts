@@ -633,7 +633,7 @@ export function decodeRefused(out: Uint8Array): string | null {
   if (out.length < 8) return null;
   const length = new DataView(out.buffer, out.byteOffset, 8).getUint32(4, true);
   if (length === 0 || length > out.length - 8) return null;
-  return new TextDecoder().decode(out.subarray(8, 8 + length));
+  return DECODER.decode(out.subarray(8, 8 + length));
 }
 
 /** What a start that is too long for the system says beside its stage: what, and both figures. */

@@ -33,23 +33,30 @@ function asBomber(run: Run, ...words: string[]): string {
     : `open(PROBE, ${JSON.stringify(words)}, options)`;
 }
 
+/** A host with a bomb beside another tree. It does `then` once it is told, and waits for the bomb's end. */
+function bombed(run: Run, words: readonly string[], then: string): string {
+  return `
+    const options = { delayToSigkill: 0 };
+    const echo = await open("cat");
+    const port = await ${asBomber(run, ...words)};
+    say("ready", ...await ready(port));
+    await hear();
+    ${then}
+    const { survivors, cause } = await port.status;
+    say("ended", cause, survivors.length);
+    await echo.command("lives");
+    for await (const { data } of echo) say("echo", new TextDecoder().decode(data));
+  `;
+}
+
 function bomb(number: string, title: string, words: string[]): void {
   matrixCase({
     number,
     title,
     body: async (run) => {
-      await using host = run.start(`
-        const options = { delayToSigkill: 0 };
-        const echo = await open("cat");
-        const port = await ${asBomber(run, ...words)};
-        say("ready", ...await ready(port));
-        await hear();
-        await port.close({ graceMs: 0, deadlineMs: 60_000 });
-        const { survivors, cause } = await port.status;
-        say("ended", cause, survivors.length);
-        await echo.command("lives");
-        for await (const { data } of echo) say("echo", new TextDecoder().decode(data));
-      `);
+      await using host = run.start(
+        bombed(run, words, "await port.close({ graceMs: 0, deadlineMs: 60_000 });"),
+      );
       const [first = 0] = await host.numbers("ready");
       await pause(ALIGHT_MS);
       const before = run.cgroup?.pids().length;
@@ -82,19 +89,14 @@ matrixCase({
   number: "+",
   title: "the keeper of a fork bomb is killed: the guardian ends it, and serves others meanwhile",
   body: async (run) => {
-    await using host = run.start(`
-      const options = { delayToSigkill: 0 };
-      const echo = await open("cat");
-      const port = await ${asBomber(run, "bomb", "double-fork")};
-      say("ready", ...await ready(port));
-      await hear();
+    await using host = run.start(bombed(
+      run,
+      ["bomb", "double-fork"],
+      `
       const { success } = await (await open("true")).status;
       say("other", success);
-      const { survivors, cause } = await port.status;
-      say("ended", cause, survivors.length);
-      await echo.command("lives");
-      for await (const { data } of echo) say("echo", new TextDecoder().decode(data));
-    `);
+      `,
+    ));
     const [first = 0] = await host.numbers("ready");
     await pause(ALIGHT_MS);
     const [keeper] = identities([Number(stat(first)?.[1])]);

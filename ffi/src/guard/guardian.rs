@@ -265,11 +265,7 @@ impl Guardian<'_> {
         }
         let outcome = match sabotaged(Step::GuardianSweep) {
             true => Outcome::default(),
-            false => {
-                let hurry = Hurry::default(); // for this step
-                let spare = &|pid| table.find(pid).is_some();
-                Tree { spare, hold: None, crowd: &|| hurry.up() }.step(now + TURN)
-            }
+            false => among_strays(table, |tree| tree.step(now + TURN)),
         };
         self.escapees = !outcome.survivors.is_empty();
         self.count(outcome.killed);
@@ -315,6 +311,12 @@ fn leaves(place: Found, table: Table, at: usize) -> Vec<Leaf> {
     usual.iter().cloned().chain(others).collect()
 }
 
+/// Those below this process whom no keeper keeps; where they are a crowd, with more priority as long as it lasts.
+fn among_strays(table: Table, work: impl FnOnce(&Tree) -> Outcome) -> Outcome {
+    let hurry = Hurry::default();
+    work(&Tree { spare: &|pid| table.find(pid).is_some(), hold: None, crowd: &|| hurry.up() })
+}
+
 /// Takes over what the keeper at this place has said of its tree's cgroups: whoever is put there next has others.
 fn lodged(table: Table, at: usize) -> Vec<Leaf> {
     let leaves = table.lodging(at);
@@ -354,10 +356,8 @@ fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), E
             }
             let _ = helper::wait(Whose::Pid(ended.pid), false);
         }
-        let hurry = Hurry::default();
-        let spare = &|pid| table.find(pid).is_some();
-        let sweep = Tree { spare, hold: None, crowd: &|| hurry.up() };
-        let outcome = sweep.end(Instant::now() + Duration::from_secs(1), &std::thread::sleep);
+        let until = Instant::now() + Duration::from_secs(1);
+        let outcome = among_strays(table, |tree| tree.end(until, &std::thread::sleep));
         let left = helper::wait(Whose::Any, true).is_ok();
         let last = table.keepers().map(|(at, _)| table.allowance(at)).max().unwrap_or_default();
         let given_up = !outcome.survivors.is_empty() && begun.elapsed() > last + SWEEP;

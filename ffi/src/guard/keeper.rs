@@ -109,7 +109,7 @@ struct Limited {
 /// How long the kernel may take from its word that memory is out to its kill.
 const OOM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The shortest pause between two looks at a tree that does not end at once.
+/// What of a pause is always waited for; the end of a process can shorten what is longer.
 const BREATH: Duration = Duration::from_millis(5);
 
 /// How long a tree may take to stand still.

@@ -60,7 +60,7 @@ steps! {
     GuardianSweep = "guardian-sweep",
     /// The guardian ends a keeper that is late.
     GuardianEnd = "guardian-end",
-    /// A request of another user's is the end of its guardian.
+    /// A guardian does what its own runtime asks for, and nobody else.
     Credentials = "credentials",
     /// Nobody without privileges may look into a helper.
     Dumpable = "dumpable",

@@ -181,20 +181,17 @@ impl Reactor {
         let (wait, cause) = (state.wait.unwrap_or(Wait::Lost), state.cause.unwrap_or(Cause::Guardian));
         let started = state.started;
         drop(state);
-        let (wall_us, user_us, system_us, max_rss_bytes) = (0, 0, 0, 0);
-        let again = false;
-        let figures = Vec::new();
         let done = Done {
             wait,
             cause,
             killed,
-            wall_us,
-            user_us,
-            system_us,
-            max_rss_bytes,
-            again,
             survivors,
-            figures,
+            wall_us: 0,
+            user_us: 0,
+            system_us: 0,
+            max_rss_bytes: 0,
+            again: false,
+            figures: Vec::new(),
         };
         let learn = |state: &mut State| match started {
             true => state.done = Some(done),
