@@ -34,14 +34,14 @@ function sendBytes(fd, bytes) {
 const MIXED = (n) => Uint8Array.from({ length: n }, (_, i) => (i * 151 + n * 17) & 0xff);
 `;
 
-/** The host's end of the socket that a helper has as its first one: pairs are numbered together. */
+/** The host's end of the socket that a helper has as its first one: made just before it, it has the number before it. */
 function hostsEnd(host: number, helper: number): number {
   const inode = (fd: string) => Number(fd.match(/socket:\[(\d+)\]/)?.[1]);
   const sockets = descriptors(helper)?.filter((fd) => fd.includes("socket:")) ?? [];
   const [first = ""] = sockets.toSorted((a, b) => parseInt(a) - parseInt(b));
   const theirs = inode(first);
   const all = descriptors(host)?.filter((fd) => fd.includes("socket:")) ?? [];
-  const found = all.find((fd) => Math.abs(inode(fd) - theirs) === 1);
+  const found = all.find((fd) => inode(fd) === theirs - 1);
   assert(found !== undefined, `no end of ${first} among ${all.join(", ")}`);
   return Number(found.split(" ")[0]);
 }
@@ -95,6 +95,7 @@ test("somebody else with the socket of a guardian can end nobody by it", async (
     await Promise.all([open("true"), open("true")]);
     await port.command("still there");
     say("answer", new TextDecoder().decode((await owner.receive()).data));
+    await hear(); // until it was looked at
     for (let id = 0; id < 32; id++) send(fd, 2, id);
     say("cause", (await port.status).cause);
     await hear();
@@ -106,6 +107,7 @@ test("somebody else with the socket of a guardian can end nobody by it", async (
   assertEquals(await host.next("answer"), ["still", "there"]);
   assertEquals(left(ids.map(({ pid }) => pid)).length, 1);
   // The runtime itself ends its keeper by the same words.
+  await host.tell("go\n");
   assertEquals(await host.next("cause"), ["guardian"]);
   await gone(ids);
 });
