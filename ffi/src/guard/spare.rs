@@ -51,31 +51,39 @@ fn live(birth: Birth) -> Result<(), Errno> {
     helper::take_usage(); // what the guardian has reaped is not of our children
     let [port, leash, runtime] = helper::keep_only([birth.port, birth.leash, birth.runtime])?;
     let mut links = Links { port, leash, runtime, events: helper::child_events()? };
-    let (table, at) = birth.lot.seat;
-    loop {
-        let _ = rustix::thread::set_name(c"proton-spare");
-        birth.title.show("proton-spare");
-        table.grant(at, 0);
-        let seat = Seat { limits: birth.limits, lot: birth.lot };
-        let (launch, fds, prepared) = match read_launch(&links, &seat) {
-            Ok(Some(all)) => all,
-            Ok(None) => return Ok(()), // the runtime or the guardian is gone: nothing was started
-            Err(errno) => return tell_failure(&links.port, Stage::Keeper, errno),
+    let seat = Seat { limits: birth.limits, lot: birth.lot };
+    while let Some(keeper) = next(links, &seat, birth.title)? {
+        links = match keeper.run()? {
+            Some(links) => links,
+            None => break,
         };
-        let _ = rustix::thread::set_name(c"proton-keeper");
-        birth.title.show("proton-keeper");
-        table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
-        let started = match prepared.map_or_else(|| seat.prepare(launch.cgroup), Ok) {
-            Ok(prepared) => Keeper::start(launch, fds, (prepared, birth.lot), links),
-            Err((stage, errno)) => Err((links.port, stage, errno)),
-        };
-        links = match started {
-            Ok(keeper) => match keeper.run()? {
-                Some(links) => links,
-                None => return Ok(()),
-            },
-            Err((port, stage, errno)) => return tell_failure(&port, stage, errno),
-        };
+    }
+    Ok(())
+}
+
+/// A keeper with the next child; none where nothing is to be started any more, which has been told.
+/// Never inlined: what it takes would stand on the stack of each keeper for as long as its child lives.
+#[inline(never)]
+fn next(links: Links, seat: &Seat<'_>, title: &Title) -> Result<Option<Box<Keeper>>, Errno> {
+    let (table, at) = seat.lot.seat;
+    let _ = rustix::thread::set_name(c"proton-spare");
+    title.show("proton-spare");
+    table.grant(at, 0);
+    let (launch, fds, prepared) = match read_launch(&links, seat) {
+        Ok(Some(all)) => all,
+        Ok(None) => return Ok(None), // the runtime or the guardian is gone: nothing was started
+        Err(errno) => return tell_failure(&links.port, Stage::Keeper, errno).map(|()| None),
+    };
+    let _ = rustix::thread::set_name(c"proton-keeper");
+    title.show("proton-keeper");
+    table.grant(at, if launch.kill_on_owner_death { 0 } else { launch.grace_ms });
+    let started = match prepared.map_or_else(|| seat.prepare(launch.cgroup), Ok) {
+        Ok(prepared) => Keeper::start(launch, fds, (prepared, seat.lot), links),
+        Err((stage, errno)) => Err((links.port, stage, errno)),
+    };
+    match started {
+        Ok(keeper) => Ok(Some(keeper)),
+        Err((port, stage, errno)) => tell_failure(&port, stage, errno).map(|()| None),
     }
 }
 

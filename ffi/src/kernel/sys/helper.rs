@@ -286,13 +286,29 @@ pub fn shared_zeroed<T: Sync>(count: usize) -> Result<&'static [T], Errno> {
     Ok(unsafe { std::slice::from_raw_parts(start.cast::<T>(), count) })
 }
 
-/// Gives the pages of the heap that nothing uses back to the kernel.
+/// Gives the pages of heap and stack that nothing uses back to the kernel.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: touches free blocks only; a helper has one thread.
     unsafe {
         libc::malloc_trim(0)
     };
+    give_stack_back();
+}
+
+/// A start takes more of the stack than what goes on as long as the child lives.
+#[inline(never)]
+fn give_stack_back() {
+    const PAGE: usize = 4096; // where pages are larger this is refused
+    const DEEPEST: usize = 64 * 1024; // what no start takes
+    const FRAMES: usize = 1024; // what is below of this frame, and that of one system call
+    let mark = 0_u8;
+    let end = ((&raw const mark) as usize - FRAMES) / PAGE * PAGE;
+    let at = (end - DEEPEST) as *mut std::ffi::c_void;
+    // SAFETY: there are frames of calls that have returned, and nothing else: the kernel keeps other mappings away from
+    // a stack. It passes over pages that the stack does not have.
+    let _ = unsafe { rustix::mm::madvise(at, DEEPEST, rustix::mm::Advice::LinuxDontNeed) };
+    // ENOMEM: as said; refused otherwise, they stay as they are.
 }
 
 /// Gives the whole pages of a buffer back to the kernel, where nobody needs what stands in it: it reads as zero then.
