@@ -56,10 +56,9 @@ export {
   Server,
   type ServerEnd,
   type ServerOptions,
-  startLink,
   type StopOptions,
-  whereis,
 } from "./src/server.ts";
+export { startLink, whereis } from "./src/start_link.ts";
 export type { PortTicket } from "./src/ticket.ts";
 export { cmd, type CommandOptions, type CommandResult, type Input } from "./src/command.ts";
 export { Mailbox, type Match, type Message, type ReceiveOptions } from "./src/mailbox.ts";

@@ -12,8 +12,8 @@ import { editDistance, quote, rangeError, typeError } from "./errors.ts";
 import type { Port } from "./port.ts";
 import type { ExitReason, ExitStatus } from "./status.ts";
 
-/** A value, or the promise of one. */
-export type Awaitable<T> = T | Promise<T>;
+/** A value, or what `await` would wait for. */
+export type Awaitable<T> = T | PromiseLike<T>;
 
 /** The server goes on with `state`. */
 export interface Next<State> {
@@ -36,7 +36,7 @@ export interface Answer<State, Reply> extends Next<State> {
 
 /** The server ends, for the reason `stop`, after `terminate(stop, state)`. */
 export interface Stop<State> {
-  /** Why: `"normal"` and `"shutdown"` are no errors. */
+  /** Why: `"normal"`, `"shutdown"` and `"handedOn"` are no errors. */
   stop: unknown;
   /** What `terminate` is given. */
   state: State;
@@ -60,7 +60,8 @@ export interface From<Reply> {
 /** A server as its own callbacks see it. */
 export interface Self {
   /**
-   * Its program.
+   * Its program. Once it is given to another owner (`connect`, `transfer`) the server stops, behind what it has
+   * been told until then, for the reason `"handedOn"`.
    *
    * @throws {ClosedError} in a `terminate` after the program could not be started.
    */
@@ -247,9 +248,12 @@ function kind(value: unknown): string {
   return value === undefined ? "nothing" : `a ${typeof value}`;
 }
 
+/** Why a server or a child has ended whose program was given to another owner. */
+export const HANDED_ON = "handedOn";
+
 /** Whether a server or program that ends for this reason has done what it was to do. */
 export function isNormal(reason: unknown): boolean {
-  if (reason === "normal" || reason === "shutdown") return true;
+  if (reason === "normal" || reason === "shutdown" || reason === HANDED_ON) return true;
   return typeof reason === "object" && reason !== null &&
     (reason as { kind?: unknown }).kind === "normal";
 }

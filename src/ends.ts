@@ -34,6 +34,16 @@ export function endError(fault: Omit<Fault, "cause">, reason: unknown): ServerEr
   return new ServerError({ ...fault, why: fault.why + inWords(reason), reason, ...cause });
 }
 
+/** The program did not start, and neither did `terminate` do what it was to do: both are told. */
+export function notEnded(subject: string, error: unknown, second: unknown): ServerError {
+  const message = (one: unknown) => one instanceof Error ? one.message : String(one);
+  const why = `${message(error)}; and its terminate() threw, ${message(second)}`;
+  return endError({
+    ...{ what: `Cannot start a server of ${subject}`, why, code: "ECALLBACK" },
+    ...{ mend: "look at the causes", op: "startLink", subject },
+  }, new AggregateError([error, second], why));
+}
+
 /** A reason for the end of a clause. */
 function inWords(reason: unknown): string {
   if (reason === "normal" || reason === null) return "";

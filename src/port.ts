@@ -309,7 +309,7 @@ export class Port {
    * Gives the port to another mailbox: data and lifetime move along. Messages
    * that were delivered before stay where they are; this mailbox gets
    * `connected`. This handle is revoked; the one returned is the port of the
-   * messages to come.
+   * messages to come. Servers and supervisors see it as {@link Port.transfer} says.
    *
    * @throws {TypeError} while one of its streams is claimed.
    */
@@ -345,9 +345,10 @@ export class Port {
   }
 
   async #connectTo(address: MessagePort): Promise<void> {
-    const ticket = this.transfer();
-    const refused = await sendTo(address, ticket);
+    const ticket = this.#leave();
+    const refused = await sendTo(address, ticket).catch((error) => String(error));
     if (refused === null) {
+      this.#process.handedOn();
       return this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
     }
     this.#takeBack(ticket);
@@ -364,11 +365,12 @@ export class Port {
   /** Nobody wanted it: it is here as before. */
   #takeBack(ticket: PortTicket): void {
     const moved = movedOf(ticket);
-    const { core } = this.#process;
-    this.#process = new Process(core, moved.spec, this.#mailbox, moved);
+    const before = this.#process;
+    this.#process = new Process(before.core, moved.spec, this.#mailbox, moved);
     this.#process.sender = this;
     this.#revoked = false;
     this.#process.arrive(moved.messages);
+    this.#process.comeBack(before);
   }
 
   /**
@@ -377,12 +379,20 @@ export class Port {
    * once. Streams, window, messages that nobody has received, and its lifetime
    * go along; an `AbortSignal` stays behind. This handle is revoked, and its
    * `status` and `drained` reject. Until it is adopted it ends with this Worker.
+   * A server whose program it is then ends, for the reason `"handedOn"`; a
+   * supervisor takes its child for one that has ended normally, for that reason.
    *
    * @throws {TypeError} while its streams are read, or something that was sent to it is on its way.
    * @throws {ClosedError} where it is ending, or is not this handle's any more.
    */
   transfer(): PortTicket {
     this.#mustOwn("transfer");
+    const ticket = this.#leave();
+    this.#process.handedOn();
+    return ticket;
+  }
+
+  #leave(): PortTicket {
     const ticket = ticketOf(this.#process.leave());
     this.#revoked = true;
     return ticket;

@@ -75,6 +75,7 @@ export class Process implements PortEvents, Source, Member {
   readonly #status: Deferred<ExitStatus> = deferred();
   /** Rejects when it has gone to another isolate. */
   readonly #left: Deferred<never> = deferred();
+  #held: Deferred<ExitStatus | null> = deferred();
   readonly #pump: Pump;
   #report: Report | null = null;
   /** `done` was told. A report can say so before: it shows the state now, and its event is still on its way. */
@@ -83,6 +84,7 @@ export class Process implements PortEvents, Source, Member {
   #closing: Promise<void> | null = null;
   #ending = false;
   #over = false;
+  #away = false;
   /** How many signals and the like are not answered yet. */
   #asking = 0;
   #wanted = true;
@@ -177,7 +179,9 @@ export class Process implements PortEvents, Source, Member {
     this.#report = report;
     this.#done = true;
     for (const input of this.#inputs) input.abandon(ENDED);
-    this.#status.resolve(exitStatus(report, limitSignals(this.spec.privileges)));
+    const status = exitStatus(report, limitSignals(this.spec.privileges));
+    this.#status.resolve(status);
+    this.#held.resolve(status);
     this.alarm();
     for (const output of this.outputs) output.onTreeGone();
     this.#settled();
@@ -254,8 +258,30 @@ export class Process implements PortEvents, Source, Member {
     this.#pump.start();
   }
 
+  /** What becomes of it with the owner it was opened for: how it ended, or null where another got it for good. */
+  get held(): Promise<ExitStatus | null> {
+    return this.#held.promise;
+  }
+
+  /** It has left this isolate, and may come back where nobody takes it. */
+  get away(): boolean {
+    return this.#away;
+  }
+
+  /** Another owner has it now, and has it for good. */
+  handedOn(): void {
+    this.#held.resolve(null);
+  }
+
+  /** It is where `other` was before that left: nobody has taken it. What was to end meanwhile ends. */
+  comeBack(other: Process): void {
+    this.#held = other.#held;
+    if (other.#ending || this.#mailbox.disposed) this.stop("owner");
+  }
+
   /** What comes from now on goes to `mailbox`. */
   moveTo(mailbox: Mailbox): void {
+    this.handedOn();
     this.#mailbox.leave(this);
     this.#mailbox = mailbox;
     mailbox.join(this);
@@ -302,7 +328,7 @@ export class Process implements PortEvents, Source, Member {
     const outputs = this.outputs.map((output) => output.move());
     const inputs = this.#inputs.map((input) => input.move());
     this.#pump.stop();
-    this.#over = true;
+    this.#over = this.#away = true;
     this.#letGo();
     this.#mailbox.leave(this);
     const error = this.#cannotUse("it has gone to another Worker");

@@ -3,10 +3,14 @@
 
 /**
  * One at a time, in order: what is put here is handled after what was put
- * before it, and what is handled without a wait costs none.
+ * before it, and what is handled without a wait costs none. However much
+ * comes, timers and events have their turn in between.
  *
  * @module
  */
+
+import { Deque } from "./deque.ts";
+import { nextRound } from "./native/rounds.ts";
 
 /** What becomes of the items. */
 export interface Handler<T> {
@@ -14,19 +18,24 @@ export interface Handler<T> {
   handle(item: T): void | Promise<void>;
   /** It threw, or rejected. */
   failed(error: unknown, item: T): void;
-  /** It takes its time, and `waiting` are behind it. */
-  slow(item: T, waiting: readonly T[]): void;
+  /** It takes its time, or waits for one that does. */
+  slow(item: T): void;
   /** Nothing waits any more. */
   idle(): void;
 }
 
+/** Milliseconds of turns before the event loop goes round: a handler that puts something in would else keep it for ever. */
+const SLICE_MS = 5;
+
 /** A queue with one who works it off. */
 export class Serial<T> {
   readonly #handler: Handler<T>;
-  #queue: T[] = [];
-  /** How many at the front of the queue have been handled. */
-  #handled = 0;
+  readonly #queue: Deque<T> = new Deque();
   #state: "closed" | "idle" | "due" | "busy" = "closed";
+  /** When the turns began that nothing else has come between; null where nobody has looked yet. */
+  #since: number | null = null;
+  /** Those who waited when somebody began to take his time are known to. Who comes later sees it by `busy`. */
+  #told = false;
 
   constructor(handler: Handler<T>) {
     this.#handler = handler;
@@ -54,6 +63,11 @@ export class Serial<T> {
     });
   }
 
+  /** In front of all that wait: for what belongs to the turn that puts it. */
+  putFirst(item: T): void {
+    this.#queue.unshift(item);
+  }
+
   /** Handles it at once where it is its turn now; false where it is not. */
   now(item: T): boolean {
     if (this.#state !== "idle") return false;
@@ -65,24 +79,40 @@ export class Serial<T> {
   /** No turn begins any more. Those whose turn has not come are returned. */
   close(): T[] {
     this.#state = "closed";
-    const waiting = this.#queue.slice(this.#handled);
-    this.#clear();
+    const waiting = [...this.#queue];
+    this.#queue.clear();
     return waiting;
   }
 
-  #clear(): void {
-    this.#queue = [];
-    this.#handled = 0;
+  #resume(): void {
+    while (this.#queue.length > 0) {
+      if (this.#spent()) return this.#pause();
+      if (!this.#turn(this.#queue.shift() as T)) return;
+    }
+    this.#state = "idle";
+    this.#since = null;
+    this.#told = false;
+    this.#handler.idle();
   }
 
-  #resume(): void {
-    while (this.#handled < this.#queue.length) {
-      const item = this.#queue[this.#handled++] as T;
-      if (!this.#turn(item)) return;
-    }
-    if (this.#handled > 0) this.#clear();
-    this.#state = "idle";
-    this.#handler.idle();
+  #spent(): boolean {
+    const now = performance.now();
+    this.#since ??= now;
+    return now - this.#since >= SLICE_MS;
+  }
+
+  #pause(): void {
+    this.#since = null;
+    this.#tell();
+    nextRound(() => {
+      if (this.#state === "busy") this.#resume();
+    });
+  }
+
+  #tell(): void {
+    if (this.#told) return;
+    this.#told = true;
+    for (const item of this.#queue) this.#handler.slow(item);
   }
 
   /** True where the next turn may begin. */
@@ -90,7 +120,8 @@ export class Serial<T> {
     try {
       const handling = this.#handler.handle(item);
       if (handling === undefined) return this.#state === "busy";
-      this.#handler.slow(item, this.#queue.slice(this.#handled));
+      this.#handler.slow(item);
+      this.#tell();
       handling.then(
         () => this.#state === "busy" && this.#resume(),
         (error) => this.#handler.failed(error, item),

@@ -8,30 +8,32 @@
  * @module
  */
 
+import { unlessAborted } from "./aborts.ts";
 import { Call, Deadlines } from "./calls.ts";
 import {
   type Callbacks,
   checkInit,
-  checkModule,
   checkMs,
   checkOutcome,
+  HANDED_ON,
+  type Outcome,
   type Self,
 } from "./callbacks.ts";
 import { refuseOptions } from "./checks.ts";
-import { ClosedError, quote, ServerError, typeError } from "./errors.ts";
-import { endError, failure, KILLED } from "./ends.ts";
+import { ClosedError, quote, type ServerError, typeError } from "./errors.ts";
+import { endError, failure, KILLED, notEnded } from "./ends.ts";
 import { Inbox } from "./inbox.ts";
 import type { Message } from "./mailbox.ts";
-import { Names } from "./names.ts";
-import { type OpenOptions, validate } from "./options.ts";
+import type { OpenOptions } from "./options.ts";
 import { open, type Port, processOf } from "./port.ts";
+import type { Process } from "./process.ts";
 import type { ExitStatus } from "./status.ts";
 import { type Deferred, deferred } from "./streams.ts";
 import { Serial } from "./serial.ts";
 
 /** Every option of `open` but those that a server decides, and its own. */
 export interface ServerOptions extends Omit<OpenOptions, "owner"> {
-  /** A name to find it by with {@link whereis}, given once at a time in this isolate. */
+  /** A name to find it by with `whereis()`, given once at a time in this isolate. */
   name?: string;
   /**
    * The linked owner: told of the server's end, however it came. Without one,
@@ -43,7 +45,10 @@ export interface ServerOptions extends Omit<OpenOptions, "owner"> {
 
 /** How a server ended. */
 export interface ServerEnd {
-  /** `"normal"`, `"shutdown"`, what was given as `stop`, or how its program exited. */
+  /**
+   * `"normal"`, `"shutdown"`, what was given as `stop`, how its program exited, or `"handedOn"`: its port was
+   * given to another owner, and a server is nothing without its program.
+   */
   reason: unknown;
   /** Null where it ended as it should. */
   error: ServerError | null;
@@ -75,23 +80,44 @@ type Item =
   | { kind: "port"; message: Message; consumed: () => void }
   | { kind: "cast"; request: unknown }
   | { kind: "info"; message: unknown }
+  | { kind: "continue"; value: unknown }
   | { kind: "stop"; reason: unknown };
 
 /** The program of a server. */
-interface Program {
+export interface Program {
   command: string;
   args: readonly (string | Uint8Array)[];
   options: OpenOptions;
 }
 
-const servers: Names<AnyServer> = new Names();
+/** Who is told of a server's life before anybody else hears of it. */
+export interface Registrar {
+  /** It runs; its first callback after `init` is next. */
+  runs(): void;
+  /** It is over. */
+  over(): void;
+}
+
 const secret: unique symbol = Symbol("server");
 
-let start: (server: AnyServer, program: Program, arg: unknown) => Promise<void>;
-let moduleOf: (server: AnyServer) => AnyCallbacks;
+/** A server that is not started, for those who start it. */
+export function serverOf(
+  module: AnyCallbacks,
+  command: string,
+  options: ServerOptions,
+  registrar: Registrar,
+): AnyServer {
+  return new Server(secret, module, command, options, registrar);
+}
+
+/** Starts one. Where this throws, nothing of it is left. */
+export let start: (server: AnyServer, program: Program, arg: unknown) => Promise<void>;
+
+/** The module that it was started with. */
+export let moduleOf: (server: AnyServer) => AnyCallbacks;
 
 /**
- * A program with callbacks around it. Made by {@link startLink}.
+ * A program with callbacks around it. Made by `startLink()`.
  *
  * ```ts
  * import { startLink } from "@proton-stream/port";
@@ -115,13 +141,16 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   readonly name: string | null;
   readonly #module: AnyCallbacks;
   readonly #onEnd: ((end: ServerEnd) => void) | null;
+  readonly #registrar: Registrar;
   readonly #subject: string;
   readonly #end: Deferred<ServerEnd> = deferred();
   readonly #killed: Deferred<void> = deferred();
   readonly #turns: Serial<Item> = new Serial<Item>({
     handle: (item) => this.#handle(item),
     failed: (error, item) => this.#failed(error, item),
-    slow: (item, waiting) => this.#slow(item, waiting),
+    slow: (item) => {
+      if (item instanceof Call) this.#calls.watch(item);
+    },
     idle: () => this.#idle(),
   });
   readonly #calls: Deadlines = new Deadlines();
@@ -142,12 +171,19 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     start = (server, program, arg) => server.#start(program, arg);
   }
 
-  /** Servers come from {@link startLink} only. */
-  constructor(key: typeof secret, module: AnyCallbacks, command: string, options: ServerOptions) {
+  /** Servers come from `startLink()` only. */
+  constructor(
+    key: typeof secret,
+    module: AnyCallbacks,
+    command: string,
+    options: ServerOptions,
+    registrar: Registrar,
+  ) {
     if (key !== secret) {
       throw typeError("Cannot make a Server", "it stands for a program", "use startLink()");
     }
     this.#module = module;
+    this.#registrar = registrar;
     this.#subject = quote(command);
     this.name = options.name ?? null;
     this.#onEnd = options.onEnd ?? null;
@@ -177,30 +213,52 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   }
 
   async #start({ command, args, options }: Program, arg: unknown): Promise<void> {
-    const outcome = checkInit(await this.#init(arg));
+    const outcome = checkInit(await this.#init(arg, options.signal));
     if ("ignore" in outcome) throw this.#notStarted("its init() chose not to start", "EIGNORE");
     if (!("state" in outcome)) {
       throw this.#notStarted("its init() stopped it", "ESTOP", outcome.stop);
     }
     this.#state = outcome.state;
     try {
+      this.#mustHave("init", outcome);
       this.#port = await open(command, args, { ...options, owner: this.#inbox });
     } catch (error) {
-      // What init() has made for it is not to stay behind.
-      await this.#module.terminate?.(error, this.#state, this.#self);
+      await this.#undo(error);
       throw error;
     }
-    // Behind the first turn, which may be a continue, all that has come meanwhile.
-    const first = this.#apply(null, "init", outcome);
-    if (first === undefined) return this.#turns.begin();
-    first.then(() => this.#ending || this.#turns.begin(), (error) => this.#failed(error));
+    void processOf(this.#port).held.then((status) => {
+      if (status === null) this.#put({ kind: "stop", reason: HANDED_ON });
+    });
+    this.#registrar.runs();
+    // From here on it lives, and what fails is its end: nobody else would have the program.
+    this.#follow(outcome);
+    this.#turns.begin();
   }
 
-  async #init(arg: unknown): Promise<unknown> {
+  async #init(arg: unknown, signal: AbortSignal | undefined): Promise<unknown> {
+    const answer = (async () => await this.#module.init(arg))();
     try {
-      return await this.#module.init(arg);
+      return await unlessAborted(answer, signal);
     } catch (cause) {
-      throw this.#notStarted("its init() threw", "ECALLBACK", cause);
+      if (!signal?.aborted) throw this.#notStarted("its init() threw", "ECALLBACK", cause);
+      // Whoever wanted it was told why, and hears nothing of what comes of it later.
+      answer.then((late) => this.#forget(late, cause)).catch(() => {});
+      throw cause;
+    }
+  }
+
+  /** What an init() that took too long has made for it is not to stay behind. */
+  async #forget(answer: unknown, why: unknown): Promise<void> {
+    const outcome = checkInit(answer);
+    if ("state" in outcome) await this.#module.terminate?.(why, outcome.state, this.#self);
+  }
+
+  /** The program does not run: what init() has made for it is not to stay behind. */
+  async #undo(error: unknown): Promise<void> {
+    try {
+      await this.#module.terminate?.(error, this.#state, this.#self);
+    } catch (second) {
+      throw notEnded(this.#subject, error, second);
     }
   }
 
@@ -299,10 +357,15 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   async kill(): Promise<void> {
     this.#told = this.#killing = true;
     this.#killed.resolve();
-    const process = this.#port === null ? null : processOf(this.#port);
-    if (process?.mailbox === this.#inbox) process.stop("owner", 0);
+    this.#mine?.stop("owner", 0);
     void this.#finish(KILLED, []);
     await this.#end.promise;
+  }
+
+  /** Its program, as long as that was not given to another owner for good. */
+  get #mine(): Process | null {
+    const process = this.#port === null ? null : processOf(this.#port);
+    return process?.mailbox === this.#inbox ? process : null;
   }
 
   /** As {@link Server.stop}. One that has ended already has told whom it had to tell. */
@@ -338,13 +401,15 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
         return this.#settled(item, "handleInfo", module.handleInfo?.(item.message, state, self));
       case "port":
         return this.#hear(item, item.message);
+      case "continue":
+        return this.#settled(
+          item,
+          "handleContinue",
+          module.handleContinue?.(item.value, state, self),
+        );
       case "stop":
         void this.#finish(item.reason, []);
     }
-  }
-
-  #slow(item: Item, waiting: readonly Item[]): void {
-    for (const one of [item, ...waiting]) if (one instanceof Call) this.#calls.watch(one);
   }
 
   #idle(): void {
@@ -362,10 +427,17 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   }
 
   /** A callback threw, or answered what is no answer. */
-  #failed(error: unknown, item: Item | null = null): void {
-    if (item instanceof Call) this.#calls.watch(item); // refused with those who wait
+  #failed(error: unknown, item: Item): void {
+    this.#unanswered(item);
     this.#drop(item);
     void this.#finish(error, [error]);
+  }
+
+  /** Its turn has come, and gave no answer: it is refused with all that wait, where they are not yet. */
+  #unanswered(item: Item): void {
+    if (!(item instanceof Call)) return;
+    if (this.#over) item.refuse(this.#closed("call"));
+    else this.#calls.watch(item);
   }
 
   /** What the program says: to the callback for it, where there is one. */
@@ -386,40 +458,44 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   }
 
   /** Takes an answer over, now or when it is there. */
-  #settled(item: Item | null, callback: string, answer: unknown): void | Promise<void> {
-    if (!(answer instanceof Promise)) return this.#apply(item, callback, answer);
-    return answer.then((value) => this.#apply(item, callback, value));
+  #settled(item: Item, callback: string, answer: unknown): void | Promise<void> {
+    if (!isAwaited(answer)) return this.#apply(item, callback, answer);
+    return Promise.resolve(answer).then((value) => this.#apply(item, callback, value));
   }
 
-  #apply(item: Item | null, callback: string, answer: unknown): void | Promise<void> {
+  #apply(item: Item, callback: string, answer: unknown): void {
     this.#drop(item);
-    if (this.#ending) return; // killed meanwhile
+    if (this.#ending) return this.#unanswered(item); // killed meanwhile
     const outcome = checkOutcome(callback, answer);
-    if (item instanceof Call && callback === "handleCall") {
+    if (item instanceof Call) {
       if ("reply" in outcome) item.reply(outcome.reply);
       else this.#calls.watch(item);
     }
     this.#state = outcome.state;
-    this.#idleMs = outcome.timeoutMs;
     if ("stop" in outcome) return void this.#finish(outcome.stop, []);
-    if (outcome.timeoutMs !== undefined) this.#needs("handleInfo", callback, "timeoutMs");
-    if (outcome.continue === undefined) return;
-    this.#needs("handleContinue", callback, "continue");
-    const next = this.#module.handleContinue?.(outcome.continue, this.#state, this.#self);
-    return this.#settled(null, "handleContinue", next);
+    this.#mustHave(callback, outcome);
+    this.#follow(outcome);
   }
 
-  #needs(
-    callback: keyof AnyCallbacks,
-    before: string,
-    name: "timeoutMs" | "continue",
-  ): void {
-    if (this.#module[callback] !== undefined) return;
-    throw typeError(
-      `Cannot go on after ${before}()`,
-      `it gave ${name}, and the module has no ${callback}()`,
-      "give it one",
-    );
+  /** What an answer asks for beside the next message. */
+  #follow({ timeoutMs, continue: value }: Outcome<unknown>): void {
+    this.#idleMs = timeoutMs;
+    if (value !== undefined) this.#turns.putFirst({ kind: "continue", value });
+  }
+
+  #mustHave(before: string, { timeoutMs, continue: value }: Outcome<unknown>): void {
+    const { handleInfo, handleContinue } = this.#module;
+    const what = `Cannot go on after ${before}()`;
+    if (timeoutMs !== undefined && handleInfo === undefined) {
+      throw typeError(what, "it gave timeoutMs, and the module has no handleInfo()", "give it one");
+    }
+    if (value !== undefined && handleContinue === undefined) {
+      throw typeError(
+        what,
+        "it gave continue, and the module has no handleContinue()",
+        "give it one",
+      );
+    }
   }
 
   // ---- the end
@@ -436,8 +512,9 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     const errors = [...thrown];
     await this.#terminate(reason).catch((error) => errors.push(error));
     await this.#inbox[Symbol.asyncDispose]().catch((error) => errors.push(error));
-    const mine = this.#port !== null && processOf(this.#port).mailbox === this.#inbox;
-    const status = mine ? await this.port.status : null;
+    const mine = this.#mine;
+    // Who is away may come back, and ends then: nobody waits for that.
+    const status = mine === null || mine.away ? null : await mine.held;
     const why = this.#killing && errors.length === 0 ? KILLED : reason;
     this.#tell({ reason: why, error: failure(this.#subject, why, errors), status });
   }
@@ -453,7 +530,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
 
   #tell(end: ServerEnd): void {
     this.#over = true;
-    if (this.name !== null) servers.free(this.name);
+    this.#registrar.over();
     const waiting = this.#calls.take();
     for (const call of waiting) call.refuse(end.error ?? this.#closed("call"));
     if (this.#told || this.#onEnd !== null || waiting.length > 0) this.ended.catch(() => {});
@@ -474,86 +551,8 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   }
 }
 
-/**
- * Starts a server: `init(initArg)` first, then the program, then its
- * callbacks. Resolves when the program runs.
- *
- * ```ts
- * import { type From, type Self, startLink } from "@proton-stream/port";
- * import { assertEquals } from "@std/assert";
- *
- * type State = From<string>[];
- * const calculator = {
- *   init: () => ({ state: [] as State }),
- *   async handleCall(term: string, from: From<string>, state: State, self: Self) {
- *     await self.port.command(`${term}\n`);
- *     return { state: [...state, from] };
- *   },
- *   handleStdout(data: Uint8Array, [first, ...others]: State) {
- *     first?.reply(new TextDecoder().decode(data).trim());
- *     return { state: others };
- *   },
- * };
- * await using bc = await startLink(calculator, "bc", ["-q"], undefined, { name: "bc" });
- * assertEquals(await bc.call("6 * 7"), "42");
- * ```
- *
- * @param module its callbacks.
- * @param initArg what `init` is given.
- * @throws {ServerError} where `init` threw (`cause`), stopped (`reason`) or ignored (`EIGNORE`); nothing was started.
- * @throws {ServerError} (EEXIST) where the name is taken.
- * @throws {SpawnError} and whatever else `open` rejects with, after `terminate`.
- * @throws {TypeError} for a module without `init`.
- */
-export async function startLink<
-  State,
-  Arg = undefined,
-  Request = never,
-  Reply = never,
-  Cast = never,
->(
-  module: Callbacks<State, Arg, Request, Reply, Cast>,
-  command: string,
-  args: readonly (string | Uint8Array)[] = [],
-  initArg?: Arg,
-  options: ServerOptions = {},
-): Promise<Server<Request, Reply, Cast>> {
-  checkModule(module);
-  const { name, onEnd, ...others } = options;
-  if (onEnd !== undefined && typeof onEnd !== "function") {
-    throw typeError('Cannot use option "onEnd"', "it is no function", "give a function");
-  }
-  if ("owner" in others) {
-    throw typeError('Cannot use option "owner"', "the server is the owner", "leave it out");
-  }
-  validate(command, args, others); // before init() makes anything
-  if (name !== undefined) servers.take(name);
-  const server = new Server<Request, Reply, Cast>(secret, module, command, options);
-  try {
-    await start(server, { command, args, options: others }, initArg);
-  } catch (error) {
-    if (name !== undefined) servers.free(name);
-    throw error;
-  }
-  if (name !== undefined) servers.set(name, server);
-  return server;
-}
-
-/**
- * The server of that name in this isolate; null where there is none. The
- * module gives its type, and is checked.
- *
- * @throws {TypeError} where a server of that name has another module.
- */
-export function whereis<State, Arg, Request, Reply, Cast>(
-  name: string,
-  module: Callbacks<State, Arg, Request, Reply, Cast>,
-): Server<Request, Reply, Cast> | null {
-  const server = servers.get(name);
-  if (server === null || moduleOf(server) === module) return server;
-  throw typeError(
-    `Cannot use the server ${quote(name)}`,
-    "it has another module",
-    "give the module that it was started with",
-  );
+/** Whether `await` would wait for it: any object with a `then`. */
+function isAwaited(answer: unknown): answer is PromiseLike<unknown> {
+  return (typeof answer === "object" || typeof answer === "function") && answer !== null &&
+    typeof (answer as { then?: unknown }).then === "function";
 }
