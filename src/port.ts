@@ -11,7 +11,14 @@ import { liveStats, setLimits } from "./cgroup.ts";
 import type { Core } from "./core.ts";
 import { type Given, refuseOptions } from "./checks.ts";
 import { type PtySize, ptySize } from "./descriptors.ts";
-import { ClosedError, errnoName, errnoSentence, ProtonError, typeError } from "./errors.ts";
+import {
+  ClosedError,
+  errnoName,
+  errnoSentence,
+  ProtonError,
+  SpawnError,
+  typeError,
+} from "./errors.ts";
 import { type LimitEvent, limitEvents } from "./events.ts";
 import type { Stats } from "./figures.ts";
 import type { Limits } from "./limits.ts";
@@ -448,6 +455,8 @@ export class Port {
    *
    * @param signal name or number, default SIGTERM.
    * @throws {ClosedError} where it is gone (ESRCH), or this handle does not own it any more (ENOTOWNER).
+   * @throws {ContainmentError} where it may not be signalled (EPERM), or its keeper has not answered for 5 seconds
+   *   (ETIMEDOUT): somebody holds that.
    * @throws {TypeError} for the group of a child that stands in the runtime's own.
    */
   async kill(signal: SignalName | number = "SIGTERM", options: KillOptions = {}): Promise<void> {
@@ -746,25 +755,45 @@ export async function openOver(
   asked.signal?.throwIfAborted();
   const native = coreOf();
   const spec = asked.question === null ? asked : await identified(native, asked);
-  const process = new Process(native, spec, owner ?? new Mailbox());
-  const port = new Port(secret, process, process.mailbox, owner === null);
-  process.sender = port;
-  const aborted = watchAbort(process, spec.signal);
-  await process.running.catch((error: unknown) => {
-    // The abort may have ended it before it ran.
-    throw aborted() ? spec.signal?.reason : error;
-  });
+  const { process, port } = await started(native, spec, owner, RETRIES);
   process.mailbox.join(process);
   void process.farewell();
-  if (aborted()) {
+  if (spec.signal?.aborted === true) {
     await process.status;
-    throw spec.signal?.reason;
+    throw spec.signal.reason;
   }
   if (process.mailbox.disposed) {
     await process.end("owner");
     throw disposed("open");
   }
   return port;
+}
+
+/** How often a start is tried again that was lost with its keeper. */
+const RETRIES = 2;
+
+/** Once it runs. A keeper that somebody killed before it read what to start has started nothing: another one may. */
+async function started(
+  native: Core,
+  spec: Spec,
+  owner: Mailbox | null,
+  retries: number,
+): Promise<{ process: Process; port: Port }> {
+  const process = new Process(native, spec, owner ?? new Mailbox());
+  const port = new Port(secret, process, process.mailbox, owner === null);
+  process.sender = port;
+  watchAbort(process, spec.signal);
+  try {
+    await process.running;
+    return { process, port };
+  } catch (error) {
+    // The abort may have ended it before it ran.
+    if (spec.signal?.aborted === true) throw spec.signal.reason;
+    const unread = error instanceof SpawnError && error.stage === "keeper" &&
+      error.code === "ECONNRESET";
+    if (!unread || retries === 0 || owner?.disposed === true) throw error;
+  }
+  return await started(native, spec, owner, retries - 1);
 }
 
 /** Once the user database has said who it is to be. It may take its time, and the owner may end meanwhile. */
@@ -783,14 +812,13 @@ function ownerOf(spec: Spec): Mailbox | null {
   return spec.owner;
 }
 
-/** Ends the tree when the signal is aborted; says whether it has been. */
-function watchAbort(process: Process, signal: AbortSignal | null): () => boolean {
-  if (signal === null) return () => false;
+/** Ends the tree when the signal is aborted. */
+function watchAbort(process: Process, signal: AbortSignal | null): void {
+  if (signal === null) return;
   const abort = () => process.stop("abort");
   signal.addEventListener("abort", abort, { once: true });
   const forget = () => signal.removeEventListener("abort", abort);
   Promise.race([process.status, process.running.then(() => process.status)]).then(forget, forget);
-  return () => signal.aborted;
 }
 
 /**

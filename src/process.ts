@@ -414,7 +414,7 @@ export class Process implements PortEvents, Source, Member {
 
   async kill(signal: number, scope: Scope): Promise<void> {
     const result = await this.#asked(() => this.core.signal(this.handle, signal, scope));
-    if (result !== 0) throw this.gone("signal", "kill", -result);
+    if (result !== 0) throw this.#refused("signal", "kill", -result);
   }
 
   /** What the keeper answers; one that is asked stays where it is until then. */
@@ -430,17 +430,26 @@ export class Process implements PortEvents, Source, Member {
   /** Stops the whole tree, or lets it go on. */
   async freeze(on: boolean): Promise<void> {
     const result = await this.#asked(() => this.core.freeze(this.handle, on));
-    if (result === 0) return;
     const op = on ? "freeze" : "thaw";
-    if (result === -ESRCH) throw this.gone(op, op, -result);
-    throw new ContainmentError({
-      what: `Cannot ${op} ${this.subject}`,
-      why: errnoSentence(-result),
-      code: errnoName(-result),
-      mend: "try again; what cannot be interrupted keeps the tree from standing still",
+    if (result !== 0) throw this.#refused(op, op, -result);
+  }
+
+  /** What the keeper has answered, or that it has not. */
+  #refused(doing: string, op: "kill" | "freeze" | "thaw", errno: number): Error {
+    if (errno === ESRCH) return this.gone(doing, op, errno);
+    const mend = errnoName(errno) !== "ETIMEDOUT"
+      ? "ask who set the policy, or run this program as who it runs as"
+      : op === "kill"
+      ? "look for who has stopped its keeper (ps -o stat,pid,comm -C proton-keeper), or close it"
+      : "try again; what cannot be interrupted keeps the tree from standing still";
+    return new ContainmentError({
+      what: `Cannot ${doing} ${this.subject}`,
+      why: errnoSentence(errno),
+      code: errnoName(errno),
+      mend,
       op,
       subject: this.subject,
-      errno: -result,
+      errno,
     });
   }
 

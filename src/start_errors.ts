@@ -60,6 +60,10 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     "its keeper ended before it ran",
     "try again; if it was killed, find by whom",
   ],
+  "keeper/ETIMEDOUT": [
+    "its guardian does not answer",
+    "look for who has stopped it (ps -o stat,pid,comm -C proton-guardian), then try again",
+  ],
   "cwd/ENOENT": NO_DIRECTORY,
   "cwd/ENOTDIR": NOT_A_DIRECTORY,
   "cwd/EACCES": CLOSED_DIRECTORY,

@@ -7,7 +7,7 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { children, gone, identities, type Identity, stat, test, until } from "./helpers.ts";
+import { children, comm, gone, identities, type Identity, stat, test, until } from "./helpers.ts";
 import { type Host, USERS } from "./host_process.ts";
 import { sabotagedHost, STEPS } from "./sabotaged.ts";
 
@@ -37,7 +37,11 @@ for (let line = await hear(); line !== null; line = await hear()) {
 async function hanging(host: Host): Promise<{ keeper: Identity; child: Identity }> {
   await host.next("opening");
   const [pair] = await until(() => {
-    const found = guardians(host).flatMap(children).flatMap((keeper) =>
+    // A child may be there before its keeper has read what to start.
+    const keepers = guardians(host).flatMap(children).filter((pid) =>
+      comm(pid) === "proton-keeper"
+    );
+    const found = keepers.flatMap((keeper) =>
       children(keeper).filter(isHanging).map((child) => [keeper, child])
     );
     return found.length === 1 && found;

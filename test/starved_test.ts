@@ -25,7 +25,7 @@ import { Host, type HostOptions, USERS } from "./host_process.ts";
 import { STAGES } from "../src/native/abi.ts";
 import { FAULTS, sabotagedHost } from "./sabotaged.ts";
 
-const [EAGAIN, ECHILD, ENFILE, EMFILE, ENOMEM] = [11, 10, 23, 24, 12];
+const [EAGAIN, ENFILE, EMFILE, ENOMEM, ECONNRESET] = [11, 23, 24, 12, 104];
 const FDS = [EMFILE, ENFILE, ENOMEM];
 const MEMORY = [ENOMEM];
 const PROCESSES = [EAGAIN, ENOMEM];
@@ -59,7 +59,7 @@ const IN_THE_HELPERS: Point[] = [
   { point: "runtime-copy", errnos: FDS, stage: "keeper" },
   { point: "fork", errnos: PROCESSES, stage: "keeper" },
   // A keeper that has no socket of its own yet can tell nobody but its guardian, by its end.
-  { point: "birth", errnos: FDS, stage: "keeper", told: ECHILD },
+  { point: "birth", errnos: FDS, stage: "keeper", told: ECONNRESET },
   { point: "oom-score", errnos: FDS, stage: "oom_score_adj" },
   { point: "outcome", errnos: FDS, stage: "clone" },
   { point: "stack", errnos: MEMORY, stage: "clone" },

@@ -36,6 +36,7 @@ pub mod runtime {
     pub mod blocks;
     pub mod calls;
     pub mod credentials;
+    pub mod deadlines;
     pub mod descriptors;
     pub mod environment;
     pub mod handle;

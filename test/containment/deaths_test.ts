@@ -126,6 +126,12 @@ deaths("+", "the watchdog is killed: the trees live on", ["watchdog"]);
 deaths("+", "runtime and watchdog are killed at one instant", ["runtime", "watchdog"]);
 deaths("+", "watchdog and a keeper are killed at one instant", ["watchdog", "keeper"]);
 deaths("+", "watchdog and all keepers are killed at one instant", ["watchdog", "all keepers"]);
+deaths("+", "runtime and all keepers are killed at one instant", ["runtime", "all keepers"]);
+deaths("+", "runtime, watchdog and all keepers are killed at one instant", [
+  "runtime",
+  "watchdog",
+  "all keepers",
+]);
 deaths("+", "runtime, watchdog and a keeper are killed at one instant", [
   "runtime",
   "watchdog",

@@ -4,30 +4,51 @@
 /** Guards that are stopped hide nothing, signals other than SIGKILL change nothing, and one acts for the other. */
 
 import { assertEquals } from "@std/assert";
-import { alive, gone, identities, stat, until } from "../helpers.ts";
-import { matrixCase } from "../matrix.ts";
+import { held } from "../held.ts";
+import { alive, gone, helpers, identities, stat } from "../helpers.ts";
+import { matrixCase, type Run } from "../matrix.ts";
 import { Cast, THREE_TREES } from "./three_trees.ts";
 
-async function stop(pid: number): Promise<void> {
-  Deno.kill(pid, "SIGSTOP");
-  await until(() => stat(pid)?.[0] === "T", { what: `${pid} stopped` });
-}
+matrixCase({
+  number: "+",
+  title: "a guardian or a keeper that is stopped goes on at once: its parent sees to it",
+  body: async (run) => {
+    await using host = run.start(`
+      const port = await open("sh", ["-c", "read line; exit 7"]);
+      say("ready", port.pid);
+      await hear();
+      await port.command("go\\n");
+      const { code, cause } = await port.status;
+      const next = await open("true").then((port) => port.status);
+      say("ended", code, cause, next.code);
+      await hear();
+    `);
+    const [child = 0] = await host.numbers("ready");
+    const keeper = Number(stat(child)?.[1]);
+    const { guardian } = helpers(host.pid);
+    for (const pid of [guardian, keeper]) Deno.kill(pid, "SIGSTOP");
+    await host.tell("go\n");
+    assertEquals(await host.next("ended"), ["7", "exit", "0"]);
+    assertEquals(helpers(host.pid).guardian, guardian, "the same one");
+  },
+});
 
 matrixCase({
   number: "#13",
   title: "the guardian is stopped, the runtime is killed: the keepers see it themselves",
+  needsRoot: true,
   body: async (run) => {
     await using host = run.start(THREE_TREES);
     const all = await Cast.of(host);
-    await stop(all.guardian.pid);
+    await using _ = await held(all.guardian.pid);
     host.kill();
     await gone(all.trees.flat());
     await gone([all.watchdog, all.guardian, ...all.keepers]);
   },
 });
 
-/** Its keeper hears nothing; the runtime's clock and the guardian's hand take over. */
-const CLOSE_WITH_STOPPED_KEEPER = `
+/** Some of the helpers hear nothing; the runtime's clock and the next one's hand take over. */
+const CLOSE_BEHIND = `
 const port = await open(PROBE, ["double-fork", "2", "stay"]);
 const other = await open("cat");
 const pids = await ready(port);
@@ -35,30 +56,121 @@ say("ready", ...pids, other.pid);
 await hear();
 const error = await port.close({ graceMs: 20, deadlineMs: 100 }).then(() => null, (error) => error);
 const { cause, reason, survivors } = await port.status;
-say("ended", error?.name ?? "closed", cause, reason.kind, survivors.length, left(pids).length, left([other.pid]).length);
+say("ended", error?.name ?? "closed", cause, reason.kind, survivors.length);
+await hear();
+say("next", left([other.pid]).length, (await (await open("true")).status).reason.kind);
 await hear();
 `;
+
+type Helper = "watchdog" | "guardian" | "keeper";
+
+/** What a close comes to behind those of the helpers; how many of the tree's three run then; what is with others. */
+async function closeBehind(run: Run, ...who: Helper[]): Promise<[string[], number, string[]]> {
+  await using host = run.start(CLOSE_BEHIND);
+  const ids = identities(await host.numbers("ready"));
+  const { watchdog, guardian } = helpers(host.pid);
+  const cast = { watchdog, guardian, keeper: Number(stat(ids[0]?.pid ?? 0)?.[1]) };
+  await using _ = await held(...who.map((one) => cast[one]));
+  await host.tell("go\n");
+  const ended = await host.next("ended");
+  // Whom nobody can reap yet is a zombie.
+  const running = ids.slice(0, 3).filter(({ pid }) => !["Z", undefined].includes(stat(pid)?.[0]));
+  await host.tell("go\n");
+  return [ended, running.length, await host.next("next")];
+}
 
 matrixCase({
   number: "#14",
   title: "a keeper is stopped, its port is closed: the guardian ends keeper and tree",
+  needsRoot: true,
   body: async (run) => {
-    await using host = run.start(CLOSE_WITH_STOPPED_KEEPER);
-    const [child] = identities(await host.numbers("ready"));
-    await stop(Number(stat(child?.pid ?? 0)?.[1]));
-    await host.tell("go\n");
-    assertEquals(await host.next("ended"), ["closed", "close", "lost", "0", "0", "1"]);
+    const ended = ["closed", "close", "lost", "0"];
+    assertEquals(await closeBehind(run, "keeper"), [ended, 0, ["1", "normal"]]);
+  },
+});
+
+/** The guardian and its watchdog go on with nobody's help. */
+async function guardianHeld(run: Run): Promise<void> {
+  const [ended, running, [, next]] = await closeBehind(run, "guardian", "keeper");
+  assertEquals([ended, running, next], [["closed", "close", "lost", "0"], 0, "normal"]);
+}
+
+/** Nobody but the runtime is left: it ends a cgroup, and tells of a tree that has none. */
+async function allHeld(run: Run): Promise<void> {
+  const [ended, running, [, next]] = await closeBehind(run, "watchdog", "guardian", "keeper");
+  const outcome = run.mode.kill === "tree"
+    ? [["SurvivorsError", "close", "lost", "1"], 3]
+    : [["closed", "close", "lost", "0"], 0];
+  assertEquals([ended, running, next], [...outcome, "normal"]);
+}
+
+async function startsBehindGuardian(run: Run): Promise<void> {
+  await using host = run.start(`
+    const port = await open("cat");
+    say("ready", port.pid);
+    await hear();
+    const outcome = (opened) => opened.then(
+      (port) => port.status.then(({ reason }) => reason.kind),
+      (error) => error.name === "TimeoutError" ? error.name : error.code,
+    );
+    const aborted = outcome(open("sleep", ["1000"], { signal: AbortSignal.timeout(10) }));
+    const started = [0, 1, 2].map(() => outcome(open("true")));
+    say("aborted", await aborted);
+    say("started", ...new Set(await Promise.all(started)));
+    const { cause } = await port.status;
+    say("next", cause, await outcome(open("true")));
+    await hear();
+  `);
+  const ids = identities(await host.numbers("ready"));
+  await using _ = await held(helpers(host.pid).guardian);
+  await host.tell("go\n");
+  assertEquals(await host.next("aborted"), ["TimeoutError"]);
+  // The first has a keeper that was there before, and no other one has.
+  const outcomes = new Set(await host.next("started"));
+  assertEquals(outcomes.difference(new Set(["normal", "ECHILD"])), new Set());
+  assertEquals(await host.next("next"), ["guardian", "normal"]);
+  await gone(ids);
+}
+
+async function requestsToKeeper(run: Run): Promise<void> {
+  await using host = run.start(`
+    const port = await open("sleep", ["1000"], { timeoutMs: 2000, delayToSigkill: 10 });
+    say("ready", port.pid);
+    await hear();
+    const error = await port.kill("SIGUSR1").then(() => null, (error) => error);
+    say("killed", error?.name, error?.code);
+    const { reason, survivors } = await port.status;
+    say("ended", reason.kind, survivors.length);
+    await hear();
+  `);
+  const ids = identities(await host.numbers("ready"));
+  await using _ = await held(Number(stat(ids[0]?.pid ?? 0)?.[1]));
+  await host.tell("go\n");
+  assertEquals(await host.next("killed"), ["ContainmentError", "ETIMEDOUT"]);
+  assertEquals(await host.next("ended"), ["lost", "0"]);
+  await gone(ids);
+}
+
+matrixCase({
+  number: "+",
+  title:
+    "helpers are held so that they cannot go on: every promise is answered, and the next one up ends the tree",
+  needsRoot: true,
+  body: async (run) => {
+    // All at once, as each mostly waits.
+    const all = [guardianHeld, allHeld, startsBehindGuardian, requestsToKeeper];
+    await Promise.all(all.map((one) => one(run)));
   },
 });
 
 matrixCase({
   number: "+",
   title: "keeper and guardian are stopped, the runtime is killed: the watchdog ends all",
+  needsRoot: true,
   body: async (run) => {
     await using host = run.start(THREE_TREES);
     const all = await Cast.of(host);
-    await stop(all.keeper.pid);
-    await stop(all.guardian.pid);
+    await using _ = await held(all.keeper.pid, all.guardian.pid);
     host.kill();
     await gone(all.trees.flat());
   },

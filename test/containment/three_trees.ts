@@ -4,7 +4,16 @@
 /** A host whose trees the cases end in every way there is. */
 
 import { assertEquals } from "@std/assert";
-import { assert, children, helpers, identities, type Identity, stat, until } from "../helpers.ts";
+import {
+  assert,
+  children,
+  comm,
+  helpers,
+  identities,
+  type Identity,
+  stat,
+  until,
+} from "../helpers.ts";
 import type { Host } from "../host_process.ts";
 
 /** Each a child and two double-forked daemons, one of which outlives SIGTERM. */
@@ -74,9 +83,20 @@ export class Cast {
  * those in it that are stopped go on (SIGHUP and SIGCONT for an orphaned process group, setpgid(2)).
  */
 export async function dieTogether(ids: readonly Identity[]): Promise<void> {
-  for (const { pid } of ids) Deno.kill(pid, "SIGSTOP");
-  await until(() => ids.every(({ pid }) => stat(pid)?.[0] === "T"), {
-    what: "all of them stopped",
-  });
-  for (const { pid } of ids.toReversed()) Deno.kill(pid, "SIGKILL");
+  const pids = ids.map(({ pid }) => pid);
+  // Whoever stands above them would let them go on; each is stopped before those below it.
+  const all = [...new Set([...pids.flatMap(helpersAbove), ...pids])];
+  all.sort((a, b) => helpersAbove(a).length - helpersAbove(b).length);
+  for (const pid of all) {
+    Deno.kill(pid, "SIGSTOP");
+    await until(() => stat(pid)?.[0] === "T", { what: `${pid} stopped` });
+  }
+  for (const pid of pids.toReversed()) Deno.kill(pid, "SIGKILL");
+  for (const pid of all.filter((pid) => !pids.includes(pid))) Deno.kill(pid, "SIGCONT");
+}
+
+/** A process's watchdog and guardian, from the one to the other. */
+function helpersAbove(pid: number): number[] {
+  const parent = Number(stat(pid)?.[1] ?? 0);
+  return comm(parent).startsWith("proton-") ? [...helpersAbove(parent), parent] : [];
 }

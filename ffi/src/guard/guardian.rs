@@ -3,12 +3,13 @@
 //! The parent of the keepers.
 //!
 //! - It forks one keeper for each request of the runtime it was started for, and of nobody else.
+//! - A keeper that somebody has stopped it lets go on.
 //! - Whatever becomes its child and is not a keeper has lost its own: it is killed on sight, and the runtime is told.
 //! - When the runtime is gone it lets every keeper have its grace, ends those that take longer, and leaves last.
 //! - No signal but SIGKILL ends it.
 
 use crate::guard::hurry::Hurry;
-use crate::guard::place::{Found, Place, Site};
+use crate::guard::place::{is_runtimes, Found, Place, Site};
 use crate::guard::rooms::Lot;
 use crate::guard::spare::{self, Birth};
 use crate::guard::table::Table;
@@ -157,11 +158,12 @@ impl Guardian<'_> {
                 Ok(None) | Err(_) => return false,
             };
             // What is no request, or comes from somebody that the socket has leaked to, does nothing to anybody.
-            let anybody = sabotaged(Step::Credentials) || sabotaged(Step::RuntimePidfd);
-            let ours = |pid| pid == self.site.runtime || anybody;
-            let Some(from) = packet.sender.filter(|from| ours(from.pid)) else { continue };
+            if !is_runtimes(self.site.runtime, &packet) {
+                continue;
+            }
             // By the rights that it has now, no more than it could do itself.
-            let same = from.uid == rustix::process::getuid().as_raw() || anybody;
+            let uid = rustix::process::getuid().as_raw();
+            let same = packet.sender.is_some_and(|from| from.uid == uid) || sabotaged(Step::Credentials);
             match (ToGuardian::decode(&buffer[..packet.len]), packet.fds.into_iter().next()) {
                 (Ok(ToGuardian::Keep { id }), Some(port)) if same => self.keep(id, port),
                 (Ok(ToGuardian::Keep { id }), None) if packet.cut => self.refuse(id),
@@ -227,6 +229,7 @@ impl Guardian<'_> {
     /// Reaps keepers; sweeps what those have left that did not end by themselves.
     fn reap(&mut self) {
         helper::drain_events(&self.events);
+        helper::continue_stopped(|pid| self.table.find(pid).is_some());
         let mut killed = 0;
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = self.table.find(ended.pid) {
@@ -347,6 +350,7 @@ fn outlive_keepers(table: Table, place: Found, events: &OwnedFd) -> Result<(), E
             }
         }
         helper::drain_events(events);
+        helper::continue_stopped(|pid| table.find(pid).is_some());
         while let Ok(Some(ended)) = helper::wait(Whose::Any, true) {
             if let Some(at) = table.find(ended.pid) {
                 for leaf in leaves(place, table, at) {

@@ -12,7 +12,7 @@
 use crate::guard::child::{self, Memory, Own, Ready};
 use crate::guard::hurry::Hurry;
 use crate::guard::oom;
-use crate::guard::place::{Found, Why};
+use crate::guard::place::{is_runtimes, Found, Why};
 use crate::guard::record;
 use crate::guard::rooms::{self, Furnisher, Lot, Refusal, Rooms};
 use crate::guard::table::Table;
@@ -69,6 +69,8 @@ pub struct Keeper {
     port: Option<OwnedFd>,
     leash: Option<OwnedFd>,
     runtime: OwnedFd,
+    /// The runtime's pid.
+    owner: i32,
     events: OwnedFd,
     outbox: VecDeque<Vec<u8>>,
     terms: Terms,
@@ -308,6 +310,7 @@ impl Keeper {
             port: Some(port),
             leash: Some(leash),
             runtime,
+            owner: lot.site.runtime,
             events,
             outbox: VecDeque::new(),
             terms,
@@ -527,11 +530,12 @@ impl Keeper {
         self.flush_outbox();
         let mut buffer = [0; 256];
         while let Some(port) = &self.port {
-            match socket::receive(port, &mut buffer).map(|packet| packet.map(|p| p.len)) {
-                // What is no message is nobody's wish.
-                Ok(Some(len)) => {
-                    ToKeeper::decode(&buffer[..len]).into_iter().for_each(|message| self.obey(message))
+            match socket::receive(port, &mut buffer) {
+                // What is no message is nobody's wish, and what others say not the runtime's.
+                Ok(Some(packet)) if is_runtimes(self.owner, &packet) => {
+                    ToKeeper::decode(&buffer[..packet.len]).into_iter().for_each(|message| self.obey(message))
                 }
+                Ok(Some(_)) => {}
                 Err(Errno::MSGSIZE) => {} // nothing of ours is as long
                 Ok(None) if sabotaged(Step::Eof) => return,
                 Ok(None) => return self.runtime_gone(),

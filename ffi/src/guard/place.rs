@@ -12,6 +12,8 @@ use crate::kernel::cgroup::file;
 use crate::kernel::cgroup::hierarchy::{self, Absent, Hierarchy};
 use crate::kernel::cgroup::{Base, Leaf, Way};
 use crate::kernel::procfs;
+use crate::kernel::sabotage::{sabotaged, Step};
+use crate::kernel::socket::Packet;
 use crate::kernel::sys::helper::{self, Forked, Whose};
 use crate::kernel::wire::plan::Version;
 use crate::kernel::wire::Lack;
@@ -67,6 +69,12 @@ pub struct Site {
     pub runtime: i32,
     /// The scope of the user's service manager that this process was moved into.
     scope: Option<String>,
+}
+
+/// Whether a packet comes from the runtime: a socket can leak to others.
+pub fn is_runtimes(runtime: i32, packet: &Packet) -> bool {
+    let anybody = sabotaged(Step::Credentials) || sabotaged(Step::RuntimePidfd);
+    anybody || packet.sender.is_some_and(|sender| sender.pid == runtime)
 }
 
 impl Site {

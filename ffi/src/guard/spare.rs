@@ -9,6 +9,7 @@
 
 use crate::guard::keeper::{poll, said, Keeper, Links, Prepared};
 use crate::guard::oom;
+use crate::guard::place::is_runtimes;
 use crate::guard::record;
 use crate::guard::rooms::Lot;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
@@ -85,6 +86,14 @@ fn next(links: Links, seat: &Seat<'_>, title: &Title) -> Result<Option<Box<Keepe
         Ok(keeper) => Ok(Some(keeper)),
         Err((port, stage, errno)) => tell_failure(&port, stage, errno).map(|()| None),
     }
+}
+
+/// The other end is closed.
+fn has_left(port: &OwnedFd) -> Result<bool, Errno> {
+    let mut waiting = [PollFd::new(port, PollFlags::empty())];
+    poll(&mut waiting, Some(Instant::now()))?;
+    let [port] = &waiting;
+    Ok(said(port))
 }
 
 fn tell_failure(port: &OwnedFd, stage: Stage, errno: Errno) -> Result<(), Errno> {
@@ -203,10 +212,13 @@ fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, 
         let packet = match socket::receive(&links.port, &mut buffer[..]) {
             Ok(Some(packet)) => packet,
             Ok(None) if sabotaged(Step::Eof) => continue,
-            Ok(None) => return Ok(None),
+            Ok(None) | Err(Errno::CONNRESET) => return Ok(None),
             Err(Errno::AGAIN) => continue,
             Err(errno) => return Err(errno),
         };
+        if !is_runtimes(seat.lot.site.runtime, &packet) {
+            continue; // somebody that the socket has leaked to
+        }
         if packet.cut {
             return Err(Errno::MFILE);
         }
@@ -217,6 +229,8 @@ fn read_launch<'a>(links: &Links, seat: &Seat<'a>) -> Result<Option<Asked<'a>>, 
             Ok(_) => {} // for the child before, said when its end was on its way already
             Err(_) => match waiting.take(bytes, packet.fds)? {
                 None => {}
+                // It may have lain here until nobody wants it any more.
+                Some(_) if has_left(&links.port)? => return Ok(None),
                 whole => return Ok(whole),
             },
         }

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 //! The guardian's parent, which acts when the guardian cannot.
 //!
-//! - It starts the guardian and waits for its end.
+//! - It starts the guardian and waits for its end. Somebody who stops it achieves nothing: it is let go on.
 //! - If the guardian ends before its time, whatever it leaves behind is ended.
 //! - If the runtime is gone and the guardian does not leave in time, the guardian is ended.
 
@@ -42,7 +42,7 @@ fn live(title: &Title) -> Result<(), Errno> {
     helper::become_subreaper(Step::WatchdogSubreaper)?;
     rustix::process::chdir("/")?; // no file system of the runtime's is kept busy
     oom::lower();
-    raise_descriptor_limit();
+    raise_limits();
     if !sabotaged(Step::Dumpable) {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     }
@@ -72,11 +72,27 @@ fn live(title: &Title) -> Result<(), Errno> {
     Ok(())
 }
 
-/// One leash per child and no other use: the helpers may have as many as they are allowed.
-fn raise_descriptor_limit() {
+/// Helpers may have as much as they are allowed, whatever the runtime has taken upon itself for the moment: many
+/// descriptors, one leash for each child, and children of all runtimes to come.
+fn raise_limits() {
     use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // the soft one serves as well
+    let all =
+        [Resource::Nofile, Resource::Nproc, Resource::Cpu, Resource::As, Resource::Data, Resource::Fsize];
+    for resource in all {
+        let maximum = getrlimit(resource).maximum;
+        let _ = setrlimit(resource, Rlimit { current: maximum, maximum }); // the soft one serves as well
+    }
+}
+
+/// Nobody has anything to say here: what is said all the same is nonsense, and not the end.
+fn is_over(end: &OwnedFd) -> bool {
+    loop {
+        match socket::receive(end, &mut [0; 8]) {
+            Ok(Some(_)) | Err(Errno::MSGSIZE) => {}
+            Err(Errno::AGAIN) => return false,
+            Ok(None) | Err(_) => return true,
+        }
+    }
 }
 
 /// Until the guardian has ended. Once the runtime is gone it has as long as its slowest keeper and a bit.
@@ -103,8 +119,12 @@ fn watch(
             Err(Errno::INTR) => continue,
             other => other.map(drop)?,
         }
+        let said: Vec<bool> = waiting[1..].iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(waiting);
         helper::drain_events(events);
-        if limit.is_none() && waiting[1..].iter().any(|fd| !fd.revents().is_empty()) {
+        helper::continue_stopped(|pid| pid == guardian);
+        let gone = said.first() == Some(&true) || (said.get(1) == Some(&true) && is_over(end));
+        if limit.is_none() && gone {
             let slowest = table.keepers().map(|(at, _)| table.allowance(at)).max().unwrap_or(Duration::ZERO);
             limit = Some(Instant::now() + slowest + PATIENCE);
         }

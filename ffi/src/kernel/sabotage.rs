@@ -60,6 +60,10 @@ steps! {
     GuardianSweep = "guardian-sweep",
     /// The guardian ends a keeper that is late.
     GuardianEnd = "guardian-end",
+    /// A helper that is stopped is let go on by its parent.
+    Continue = "continue",
+    /// A guardian that does not read is ended.
+    StuckGuardian = "stuck-guardian",
     /// A guardian does what its own runtime asks for, and nobody else.
     Credentials = "credentials",
     /// Nobody without privileges may look into a helper.

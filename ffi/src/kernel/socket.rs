@@ -61,7 +61,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
     }
 }
 
-/// Receives one packet without waiting. `Ok(None)` is the end of the stream. A
+/// Receives one packet without waiting. `Ok(None)` is the end of the stream, and ECONNRESET is, too, of one whose other
+/// end has left something unread and no last words. A
 /// packet larger than `buffer` is EMSGSIZE: nothing of ours sends such.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX), ScmCredentials(1))];
@@ -73,9 +74,9 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
         })
     };
     // A peer that left without reading all we sent is told once, before what it has sent itself; that is still there.
-    let got = match receive() {
-        Err(Errno::CONNRESET) => receive()?,
-        other => other?,
+    let (got, reset) = match receive() {
+        Err(Errno::CONNRESET) => (receive()?, true),
+        other => (other?, false),
     };
     let mut packet = Packet {
         len: got.bytes,
@@ -97,7 +98,11 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>, E
     }
     // A SEQPACKET peer that closed reads as zero bytes, and as an empty packet, which nothing of ours sends; but that
     // has a sender.
-    Ok((packet.len > 0 || packet.sender.is_some()).then_some(packet))
+    match packet.len > 0 || packet.sender.is_some() {
+        true => Ok(Some(packet)),
+        false if reset => Err(Errno::CONNRESET),
+        false => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +118,20 @@ mod tests {
         let mut buffer = [0; 64];
         let packet = receive(&near, &mut buffer).expect("no error").expect("a packet");
         assert_eq!(&buffer[..packet.len], b"last words");
+        assert!(receive(&near, &mut buffer).expect("no error").is_none());
+    }
+
+    #[test]
+    fn a_peer_that_left_mail_unread_and_no_word_is_told_from_one_that_read_all() {
+        let mut buffer = [0; 64];
+        let (near, far) = pair().expect("a pair");
+        send(&near, b"unread", &[]).expect("room");
+        drop(far);
+        assert_eq!(receive(&near, &mut buffer).err(), Some(Errno::CONNRESET));
+        let (near, far) = pair().expect("a pair");
+        send(&near, b"read", &[]).expect("room");
+        receive(&far, &mut buffer).expect("no error").expect("a packet");
+        drop(far);
         assert!(receive(&near, &mut buffer).expect("no error").is_none());
     }
 

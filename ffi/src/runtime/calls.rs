@@ -99,7 +99,7 @@ pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> Result<(), Errno>
     if port.is_over() {
         return Err(Errno::SRCH);
     }
-    reactor.tell(&port, ToKeeper::Signal { signal, scope });
+    reactor.request(&port, ToKeeper::Signal { signal, scope });
     Ok(())
 }
 
@@ -117,7 +117,7 @@ pub fn freeze(env: u32, port: i32, on: bool) -> Result<(), Errno> {
     if port.is_over() {
         return Err(Errno::SRCH);
     }
-    reactor.tell(&port, ToKeeper::Freeze { on });
+    reactor.request(&port, ToKeeper::Freeze { on });
     Ok(())
 }
 

@@ -75,6 +75,8 @@ struct Mirror {
     cgroup: Option<OwnedFd>,
     oom_score_adj: OwnedFd,
     namespaces: OwnedFd,
+    /// What a security module calls this thread (AppArmor, SELinux, Smack); none without one.
+    label: Option<OwnedFd>,
 }
 
 impl Mirror {
@@ -83,11 +85,14 @@ impl Mirror {
         let thread = rustix::fs::open("/proc/thread-self", folder, Mode::empty())?;
         let open = |name: &str, flags| rustix::fs::openat(&thread, name, flags, Mode::empty());
         let file = OFlags::RDONLY | OFlags::CLOEXEC;
+        // There without a security module, too: to read it is refused then.
+        let has_label = |file: &OwnedFd| procfs::read_again(file, &mut Vec::new()).is_ok();
         Ok(Mirror {
             status: open("status", file)?,
             cgroup: open("cgroup", file).ok(),
             oom_score_adj: open("oom_score_adj", file)?,
             namespaces: open("ns", folder)?,
+            label: open("attr/current", file).ok().filter(has_label),
         })
     }
 }
@@ -118,6 +123,13 @@ fn look_into(mirror: &Mirror) -> Result<(Identity, Inherited), Errno> {
     if mirror.cgroup.as_ref().is_some_and(|file| procfs::read_again(file, &mut text).is_ok()) {
         identity.extend_from_slice(&text);
     }
+    if mirror.label.as_ref().is_some_and(|file| procfs::read_again(file, &mut text).is_ok()) {
+        identity.extend_from_slice(&text);
+    }
+    identity.extend_from_slice(&root()?);
+    // Among others whether root by its number has rights; /proc does not show them.
+    let securebits = rustix::thread::capabilities_secure_bits()?;
+    identity.extend_from_slice(&securebits.bits().to_le_bytes());
     let session = rustix::process::getsid(None).map_or(0, |sid| sid.as_raw_nonzero().get());
     identity.extend_from_slice(&session.to_le_bytes());
     procfs::read_again(&mirror.oom_score_adj, &mut text)?;
@@ -158,6 +170,23 @@ impl Bounds {
             && (!realtime || ioprio == self.ioprio)
             && wanted.rlimits.iter().zip(&self.hard_limits).all(|((_, wanted), own)| wanted <= own)
     }
+}
+
+/// Which directory this thread calls `/`: chroot(2) changes nothing else.
+fn root() -> Result<[u8; 24], Errno> {
+    use rustix::fs::{statx, AtFlags, StatxFlags, CWD};
+    let numbers = match statx(CWD, "/", AtFlags::empty(), StatxFlags::INO | StatxFlags::MNT_ID) {
+        Ok(root) => {
+            [rustix::fs::makedev(root.stx_dev_major, root.stx_dev_minor), root.stx_ino, root.stx_mnt_id]
+        }
+        // Some filters know no statx.
+        Err(_) => rustix::fs::stat("/").map(|root| [root.st_dev, root.st_ino, 0])?,
+    };
+    let mut bytes = [0; 24];
+    for (at, number) in numbers.into_iter().enumerate() {
+        bytes[at * 8..][..8].copy_from_slice(&number.to_le_bytes());
+    }
+    Ok(bytes)
 }
 
 fn rights(status: &[u8]) -> Identity {

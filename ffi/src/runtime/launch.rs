@@ -163,6 +163,7 @@ impl Asked<'_> {
     fn start(mut self, program: Program, inherited: Inherited) -> Result<i32, Refusal> {
         let Some(port) = &self.port else { return Err((Stage::Keeper, Errno::CHILD).into()) };
         let Program { mut spec, path, directory, env } = program;
+        let timeout_ms = spec.timeout_ms;
         let terms = Terms { grace_ms: spec.grace_ms, kill_on_owner_death: spec.kill_on_owner_death };
         spec.asked.as_deref_mut().map_or(Ok(()), credentials::settle)?;
         let Descriptors { ends, more, childs } = Descriptors::new(&spec, directory)?;
@@ -182,13 +183,18 @@ impl Asked<'_> {
                 keeper.send(packet, childs.take().unwrap_or_default())
             });
             room = match sent {
-                Err(Errno::PIPE | Errno::CONNRESET) => true, // the keeper's end, which its guardian tells of
+                // The keeper's end, which its guardian tells of.
+                Err(Errno::PIPE | Errno::CONNRESET) => {
+                    self.reactor.unread(port);
+                    true
+                }
                 other => other.map_err(at(Stage::Keeper))?,
             };
         }
         if !room {
             self.reactor.want_room(port);
         }
+        self.reactor.expect_start(port, timeout_ms);
         let handle = port.handle;
         self.port = None;
         Ok(handle)

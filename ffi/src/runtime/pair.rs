@@ -10,11 +10,12 @@ use crate::kernel::wire::Stage;
 use crate::runtime::environment::errno_of;
 use crate::runtime::inherit::{Bounds, Identity};
 use crate::runtime::pipe;
-use crate::runtime::port::Outlet;
+use crate::runtime::port::{lock, Outlet};
+use crate::runtime::reactor::Silence;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use rustix::process::{pidfd_send_signal, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub struct Pair {
     /// What ends with this process where it has no pidfd of its own to hand to its helpers.
     _life: Option<OwnedFd>,
     pub guardian: Mutex<Option<OwnedFd>>,
+    pub silence: Mutex<Silence>,
     /// Below which its ports' cgroups stand, where they have any.
     pub base: OnceLock<Base>,
     pub watchdog_gone: AtomicBool,
@@ -85,13 +87,16 @@ fn is_mapped(device: u64, inode: u64) -> bool {
 
 /// The dynamic loader: the one this program names, else the one it has mapped.
 fn loader() -> Result<PathBuf, Errno> {
-    interpreter().or_else(mapped_loader).ok_or(Errno::LIBACC)
+    let program = std::fs::File::open("/proc/self/exe").map_err(|error| errno_of(&error))?;
+    match interpreter(&program) {
+        Some(path) => Ok(path),
+        None => mapped_loader()?.ok_or(Errno::LIBACC),
+    }
 }
 
 /// PT_INTERP of a 64-bit little-endian ELF file.
-fn interpreter() -> Option<PathBuf> {
+fn interpreter(file: &std::fs::File) -> Option<PathBuf> {
     use std::os::unix::fs::FileExt;
-    let file = std::fs::File::open("/proc/self/exe").ok()?;
     let mut header = [0; 64];
     file.read_exact_at(&mut header, 0).ok()?;
     if header[..5] != *b"\x7fELF\x02" {
@@ -115,12 +120,12 @@ fn interpreter() -> Option<PathBuf> {
 }
 
 /// After an upgrade of libc the maps call it "... (deleted)"; its path still leads to a loader.
-fn mapped_loader() -> Option<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+fn mapped_loader() -> Result<Option<PathBuf>, Errno> {
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|error| errno_of(&error))?;
     let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
     let mut paths = paths.map(|path| path.strip_suffix(" (deleted)").unwrap_or(path));
     let is_loader = |path: &&str| path.rsplit('/').next().is_some_and(|name| name.starts_with("ld-"));
-    paths.find(is_loader).map(PathBuf::from)
+    Ok(paths.find(is_loader).map(PathBuf::from))
 }
 
 fn text(bytes: &[u8]) -> Result<CString, Errno> {
@@ -174,6 +179,7 @@ impl Pair {
             pidfd,
             _life: life,
             guardian: Mutex::new(None),
+            silence: Mutex::default(),
             base: OnceLock::new(),
             watchdog_gone: AtomicBool::new(false),
             proven: AtomicBool::new(false),
@@ -215,6 +221,21 @@ impl Pair {
         let _ = rustix::process::waitid(whom, WaitIdOptions::EXITED);
     }
 
+    /// Lets both go on, should somebody have stopped them.
+    pub fn go_on(&self) {
+        let guardian = lock(&self.guardian);
+        for helper in self.pidfd.iter().chain(guardian.iter()) {
+            let _ = pidfd_send_signal(helper, Signal::CONT); // one that we may not signal goes on when it may
+        }
+    }
+
+    /// False where it is not known yet, or not ours to signal.
+    pub fn kill_guardian(&self) -> bool {
+        lock(&self.guardian)
+            .as_ref()
+            .is_some_and(|guardian| pidfd_send_signal(guardian, Signal::KILL).is_ok())
+    }
+
     /// Neither of the two is there any more.
     pub fn is_gone(&self) -> bool {
         self.watchdog_gone.load(Ordering::Acquire) && self.guardian_gone.load(Ordering::Acquire)
@@ -227,7 +248,8 @@ mod tests {
 
     #[test]
     fn the_loader_of_this_program_is_found_both_ways() {
-        assert!(interpreter().is_some_and(|path| path.exists()), "by PT_INTERP");
-        assert!(mapped_loader().is_some_and(|path| path.exists()), "by the maps");
+        let program = std::fs::File::open("/proc/self/exe").expect("it is there");
+        assert!(interpreter(&program).is_some_and(|path| path.exists()), "by PT_INTERP");
+        assert!(mapped_loader().is_ok_and(|path| path.is_some_and(|path| path.exists())), "by the maps");
     }
 }

@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::ThreadId;
+use std::time::Instant;
 
 /// Event bits (docs/abi.md).
 pub const STARTED: u32 = 1;
@@ -216,7 +217,6 @@ impl Stdio {
 }
 
 /// What is known of the child.
-#[derive(Default)]
 pub struct State {
     pub started: bool,
     pub pid: i32,
@@ -240,7 +240,43 @@ pub struct State {
     pub orphaned: bool,
     /// The guardian's word on such a keeper's tree.
     pub swept: Option<Outcome>,
-    pub end_asked: bool,
+    /// When it is to be over at the latest.
+    pub due: Option<Instant>,
+    /// It was not, and somebody else than its keeper has been asked to end it.
+    pub late_since: Option<Instant>,
+    /// By when each of the requests to its keeper that are not answered is to be.
+    pub asked: VecDeque<Instant>,
+    /// How many of its answers nobody waits for any more.
+    pub forgone: u32,
+    /// Why it did not start, where its keeper was lost.
+    pub lost: Errno,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            started: false,
+            pid: 0,
+            own_group: false,
+            lack: None,
+            held: None,
+            leaves: Vec::new(),
+            failure: None,
+            about: None,
+            wait: None,
+            done: None,
+            answers: VecDeque::new(),
+            cause: None,
+            eof_told: false,
+            orphaned: false,
+            swept: None,
+            due: None,
+            late_since: None,
+            asked: VecDeque::new(),
+            forgone: 0,
+            lost: Errno::CHILD,
+        }
+    }
 }
 
 /// How the end of a port is asked for where nobody else says.

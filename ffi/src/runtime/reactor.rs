@@ -9,13 +9,17 @@
 
 mod guardians;
 mod keepers;
+mod late;
 mod limits;
 mod spares;
 mod streams;
 
+pub use late::Silence;
+
 use crate::kernel::sabotage::fault;
 use crate::kernel::sys::host;
 use crate::kernel::wire::PACKET;
+use crate::runtime::deadlines::Deadlines;
 use crate::runtime::environment::{errno_of, Program};
 use crate::runtime::handle::Slots;
 use crate::runtime::pair::Pair;
@@ -26,13 +30,12 @@ use rustix::event::{epoll, eventfd, EventfdFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long after a port's deadline its keeper may still speak before the guardian is asked to end it.
+/// How long after a port's deadline its keeper may still speak before it is late.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What an owner's end leaves for the hard phase.
 const OWNER_DEADLINE_MS: u32 = 5_000;
@@ -46,6 +49,7 @@ enum Topic {
     Guardian = 3,
     Watchdog = 4,
     Alarm = 5,
+    Timer = 6,
 }
 
 fn token(topic: Topic, stream: usize, id: u32) -> EventData {
@@ -83,7 +87,7 @@ pub struct Reactor {
     pub shared: Mutex<Shared>,
     /// Held while a pair is looked for and started.
     pub starting: Mutex<()>,
-    deadlines: Mutex<BinaryHeap<Reverse<(Instant, i32)>>>,
+    deadlines: Deadlines,
     remains: Remains,
     next: AtomicU32,
     /// This copy of the library in this process, and no other.
@@ -134,12 +138,14 @@ impl Reactor {
             poke: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             shared: Mutex::default(),
             starting: Mutex::default(),
-            deadlines: Mutex::default(),
+            deadlines: Deadlines::new()?,
             remains: Remains::default(),
             next: AtomicU32::new(1),
             library: random()?,
         };
         epoll::add(&reactor.epoll, &reactor.poke, token(Topic::Poke, 0, 0), EventFlags::IN)?;
+        let timer = &reactor.deadlines.timer;
+        epoll::add(&reactor.epoll, timer, token(Topic::Timer, 0, 0), EventFlags::IN)?;
         Ok(reactor)
     }
 
@@ -203,7 +209,6 @@ impl Reactor {
             for event in &events {
                 self.handle(*event, &mut buffer);
             }
-            self.deadlines_up();
             self.end_remains();
         }
     }
@@ -213,6 +218,8 @@ impl Reactor {
         let flags = event.flags;
         if kind == Topic::Poke as u64 {
             let _ = rustix::io::read(&self.poke, &mut [0; 8]);
+        } else if kind == Topic::Timer as u64 {
+            self.look_at_late();
         } else if kind == Topic::Keeper as u64 || kind == Topic::Stdio as u64 || kind == Topic::Alarm as u64 {
             let found = lock(&self.shared).ports.get(id as i32).cloned();
             let Some(port) = found else { return };
@@ -235,8 +242,8 @@ impl Reactor {
     }
 
     fn pause(&self) -> Option<Timespec> {
-        let deadline = lock(&self.deadlines).peek().map(|Reverse((at, _))| *at);
-        let first = [deadline, self.remains.next()].into_iter().flatten().min();
-        first.and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok())
+        self.remains
+            .next()
+            .and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok())
     }
 }

@@ -7,6 +7,7 @@ use crate::kernel::sys::raw::{self, CloneArgs};
 use crate::kernel::wire::Wait;
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -240,6 +241,28 @@ pub fn wait(whose: Whose, leave: bool) -> Result<Option<Ended>, Errno> {
         USED.with(|sum| sum.set(sum.get().and(&used)));
     }
     Ok((pid != 0).then_some(Ended { pid, wait }))
+}
+
+/// Lets those children go on that somebody has stopped, where they are `ours`. (A tracer's stops are the tracer's.)
+pub fn continue_stopped(ours: impl Fn(i32) -> bool) {
+    if sabotaged(Step::Continue) {
+        return;
+    }
+    let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+    loop {
+        // SAFETY: siginfo_t is plain data; all zero is a valid value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is ours and outlives the call.
+        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) };
+        // SAFETY: waitid fills this field, and leaves it 0 where nobody has stopped.
+        let pid = unsafe { info.si_pid() };
+        if result != 0 || pid == 0 {
+            return;
+        }
+        if let Some(pid) = Pid::from_raw(pid).filter(|_| ours(pid)) {
+            let _ = rustix::process::kill_process(pid, Signal::CONT); // our unreaped child
+        }
+    }
 }
 
 /// What reaped descendants of this process have used, all together.

@@ -3,6 +3,7 @@
 //! Raw calls that read what a child is to inherit from the thread that opens it.
 
 use crate::kernel::sabotage;
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_int;
@@ -60,6 +61,18 @@ pub fn duplicate(number: u32) -> Result<rustix::fd::OwnedFd, Errno> {
         Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
     } else {
         Ok(super::helper::adopt(copy))
+    }
+}
+
+/// How many bytes that were sent here nobody has received yet (SIOCOUTQ, unix(7)); 0 where that is not to be known.
+pub fn unread(socket: impl AsFd) -> usize {
+    let mut bytes: c_int = 0;
+    // SAFETY: `bytes` is ours and outlives the call, which writes an int there.
+    let got = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if got == 0 {
+        usize::try_from(bytes).unwrap_or(0)
+    } else {
+        0
     }
 }
 

@@ -7,7 +7,7 @@ use crate::kernel::cgroup::Base;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::tree::Outcome;
-use crate::kernel::wire::{FromGuardian, Stage, ToGuardian, ABI};
+use crate::kernel::wire::{FromGuardian, Stage, ABI};
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, Port};
 use rustix::event::epoll;
@@ -15,10 +15,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
-use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::time::Instant;
 
 impl Reactor {
     pub fn watch_pair(&self, pair: &Pair) -> Result<(), Errno> {
@@ -180,31 +178,6 @@ impl Reactor {
                 u32::from(pair.watchdog_gone.load(Ordering::Acquire))
             }
             _ => 2,
-        }
-    }
-
-    /// Keepers that have missed their deadline are the guardian's business.
-    pub(super) fn deadlines_up(&self) {
-        let now = Instant::now();
-        loop {
-            let mut deadlines = lock(&self.deadlines);
-            match deadlines.peek() {
-                Some(Reverse((at, _))) if *at <= now => {}
-                _ => return,
-            }
-            let Some(Reverse((_, handle))) = deadlines.pop() else { return };
-            drop(deadlines);
-            let shared = lock(&self.shared);
-            let Some(port) = shared.ports.get(handle).cloned() else { continue };
-            let pair = shared.pairs.get(&port.pair).cloned();
-            drop(shared);
-            let asked = std::mem::replace(&mut lock(&port.state).end_asked, true);
-            if let (false, false, Some(pair)) = (port.is_over(), asked, pair) {
-                let request = ToGuardian::End { id: port.keeper_id }.encode();
-                if lock(&pair.requests).send(request, Vec::new()) == Ok(false) {
-                    self.want_room_at_guardian(&pair);
-                }
-            }
         }
     }
 }

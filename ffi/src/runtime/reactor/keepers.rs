@@ -7,13 +7,12 @@ use crate::kernel::cgroup::Leaf;
 use crate::kernel::sabotage::fault;
 use crate::kernel::socket;
 use crate::kernel::tree::{Outcome, UNSEEN};
-use crate::kernel::wire::{Cause, Done, FromKeeper, Lack, Stage, ToKeeper, Wait};
+use crate::kernel::wire::{Cause, Done, FromKeeper, Stage, ToKeeper, Wait};
 use crate::runtime::alarms::Alarms;
 use crate::runtime::port::{is_output, lock, Port, State, Terms, DONE, SIGNALLED, STARTED};
 use rustix::event::epoll;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,8 +48,7 @@ impl Reactor {
         lock(&port.state).cause.get_or_insert(cause);
         self.tell(port, ToKeeper::Close { cause, grace_ms, deadline_ms });
         let until = Instant::now() + Duration::from_millis(u64::from(deadline_ms)) + PATIENCE;
-        lock(&self.deadlines).push(Reverse((until, port.handle)));
-        let _ = rustix::io::write(&self.poke, &1_u64.to_ne_bytes()); // EAGAIN: poked already
+        self.due_by(port, until);
         if cause != Cause::Timeout {
             self.discard(port);
         }
@@ -102,6 +100,10 @@ impl Reactor {
                 message.into_iter().for_each(|message| self.keeper_says(port, message));
             }
             Err(Errno::AGAIN) => {}
+            Err(Errno::CONNRESET) => {
+                self.unread(port);
+                self.keeper_silent(port);
+            }
             Ok(None) | Err(_) => self.keeper_silent(port),
         }
     }
@@ -128,6 +130,11 @@ impl Reactor {
                 return self.watch_ends(port);
             }
             FromKeeper::Signalled { errno } => {
+                if state.forgone > 0 {
+                    state.forgone -= 1; // whoever asked has been told that nobody answers
+                    return;
+                }
+                state.asked.pop_front();
                 state.answers.push_back(-errno);
                 SIGNALLED
             }
@@ -146,6 +153,14 @@ impl Reactor {
         port.announce(bits);
     }
 
+    /// A keeper ended and left unread what it was sent. Where that was its launch record, nothing has been started.
+    pub fn unread(&self, port: &Port) {
+        let mut state = lock(&port.state);
+        if !state.started && state.cause.is_none() {
+            state.lost = Errno::CONNRESET;
+        }
+    }
+
     /// The keeper's socket has ended without its last word: its guardian sweeps and tells us.
     pub(super) fn keeper_silent(&self, port: &Arc<Port>) {
         lock(&port.keeper).close();
@@ -162,12 +177,7 @@ impl Reactor {
         }
         if state.swept.is_none() && pair.as_ref().is_none_or(|pair| pair.is_gone()) {
             // Nobody else is left who could end its tree: where it has a cgroup, we do.
-            let inside = state.lack.is_none_or(|(lack, _)| lack == Lack::Nothing);
-            let base = pair.as_ref().and_then(|pair| pair.base.get()).filter(|_| inside);
-            let usual = base.map(|base| base.leaf(port.keeper_id));
-            // Beside the usual one, which stands among them where it is in use.
-            let others = state.leaves.iter().filter(|leaf| Some(*leaf) != usual.as_ref()).cloned();
-            let leaves: Vec<_> = usual.iter().cloned().chain(others).collect();
+            let leaves = self.leaves_to_end(port, pair.as_deref(), &state);
             if !leaves.is_empty() {
                 drop(state);
                 return self.remains.add(leaves, Some(port.clone()));
@@ -179,7 +189,7 @@ impl Reactor {
         }
         let Some(Outcome { killed, survivors }) = state.swept.clone() else { return };
         let (wait, cause) = (state.wait.unwrap_or(Wait::Lost), state.cause.unwrap_or(Cause::Guardian));
-        let started = state.started;
+        let (started, lost) = (state.started, state.lost);
         drop(state);
         let done = Done {
             wait,
@@ -195,7 +205,7 @@ impl Reactor {
         };
         let learn = |state: &mut State| match started {
             true => state.done = Some(done),
-            false => state.failure = Some((Stage::Keeper, Errno::CHILD)),
+            false => state.failure = Some((Stage::Keeper, lost)),
         };
         self.over(port, learn, false);
     }
@@ -209,8 +219,9 @@ impl Reactor {
         // Whoever still waits for an answer to a signal gets one: there is nobody left.
         learn(&mut state);
         let bits = if state.failure.is_some() { STARTED } else { DONE };
-        let again = again && !state.end_asked;
+        let again = again && state.late_since.is_none();
         drop(state);
+        self.deadlines.remove(port.handle);
         let socket = lock(&port.keeper).take();
         if let (true, Some(socket)) = (again, socket) {
             self.reuse(port, socket);

@@ -20,6 +20,8 @@ impl Reactor {
     pub fn ask(&self, pair: &Pair, env: &Arc<Env>) -> Result<Arc<Port>, (Stage, Errno)> {
         let at = |stage| move |errno| (stage, errno);
         let (near, far) = fault("port-socket").and_then(|()| socket::pair()).map_err(at(Stage::Stdio))?;
+        // Before the first record: what is sent earlier would carry no sender.
+        socket::tell_senders(&far).map_err(at(Stage::Stdio))?;
         let id = self.next_id();
         let port = self.insert(pair, |handle| Port::new(handle, env.clone(), pair.id, id, near))?;
         let keep = ToGuardian::Keep { id }.encode();

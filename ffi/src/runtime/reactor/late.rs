@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: proton-stream contributors
+//! Ports that are late: one that is not over when it should be, one that does
+//! not start because a helper does not read, one that was asked and does not
+//! answer. Whoever is next above takes over, and the runtime is the last:
+//!
+//! - a keeper that is late is its guardian's to end;
+//! - a guardian that does not read is continued, and then ended: its watchdog goes on;
+//! - what has a cgroup the runtime can end by itself;
+//! - and a port whose helpers all fail is told to be over, with a survivor, so that nobody waits for ever.
+
+use super::{Reactor, PATIENCE};
+use crate::kernel::cgroup::Leaf;
+use crate::kernel::sabotage::{sabotaged, Step};
+use crate::kernel::sys::host::unread;
+use crate::kernel::tree::{Outcome, UNSEEN};
+use crate::kernel::wire::{Lack, ToGuardian, ToKeeper};
+use crate::runtime::pair::Pair;
+use crate::runtime::port::{lock, Port, State, Terms, SIGNALLED};
+use rustix::io::Errno;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a helper may leave a start or a request lying before it is looked at.
+const NOTICE: Duration = Duration::from_secs(5);
+
+/// Between two looks at somebody who is late.
+const TICK: Duration = Duration::from_secs(1);
+
+/// So many looks in a row at a guardian that does not read are its end.
+const LOOKS: u32 = 5;
+
+/// When the runtime itself ends a tree's cgroups: a guardian has had the time for it.
+const OWN_HAND: Duration = Duration::from_secs(7);
+
+/// When nothing more is to be expected.
+const GIVEN_UP: Duration = Duration::from_secs(12);
+
+/// What a keeper takes of itself for the end of a tree (guard/keeper.rs).
+const HARD_PHASE: Duration = Duration::from_secs(5);
+
+/// Of a guardian: whether it reads what it is sent.
+#[derive(Default)]
+pub struct Silence {
+    /// How many looks in a row have found something unread.
+    looks: u32,
+    last: Option<Instant>,
+}
+
+impl Silence {
+    /// Takes a look in. How many it makes in a row, of those that are a tick apart.
+    fn look(&mut self, unread: bool, now: Instant) -> u32 {
+        let soon = self.last.is_some_and(|last| now < last + TICK / 2);
+        if !unread {
+            *self = Silence::default();
+        } else if !soon {
+            (self.looks, self.last) = (self.looks + 1, Some(now));
+        }
+        self.looks
+    }
+}
+
+fn ms(n: u32) -> Duration {
+    Duration::from_millis(u64::from(n))
+}
+
+impl Reactor {
+    /// The launch record has been sent.
+    pub fn expect_start(&self, port: &Port, timeout_ms: Option<u32>) {
+        let now = Instant::now();
+        if let Some(timeout) = timeout_ms {
+            let grace = port.terms.get().map_or(0, |terms| terms.grace_ms);
+            self.due_by(port, now + ms(timeout) + ms(grace) + HARD_PHASE + PATIENCE);
+        }
+        self.deadlines.set(port.handle, now + NOTICE);
+    }
+
+    /// A port is to be over by then, or sooner where that was said before.
+    pub(super) fn due_by(&self, port: &Port, at: Instant) {
+        let mut state = lock(&port.state);
+        state.due = Some(state.due.map_or(at, |before| before.min(at)));
+        drop(state);
+        self.deadlines.set(port.handle, at);
+    }
+
+    /// Tells the keeper what it is to answer.
+    pub fn request(&self, port: &Port, message: ToKeeper) {
+        let until = Instant::now() + NOTICE;
+        lock(&port.state).asked.push_back(until);
+        self.deadlines.set(port.handle, until);
+        self.tell(port, message);
+    }
+
+    /// Looks at those whose moment has come.
+    pub(super) fn look_at_late(&self) {
+        for handle in self.deadlines.due() {
+            let found = lock(&self.shared).ports.get(handle).cloned();
+            if let Some(port) = found.filter(|port| !port.is_over()) {
+                self.look_at(&port, Instant::now());
+            }
+        }
+    }
+
+    fn look_at(&self, port: &Arc<Port>, now: Instant) {
+        self.answer_for(port, now);
+        let Some(pair) = lock(&self.shared).pairs.get(&port.pair).cloned() else { return };
+        let state = lock(&port.state);
+        let (is_late, waits) = (state.is_late(now), !state.started);
+        drop(state);
+        if is_late {
+            self.end_late(port, &pair, now);
+        } else if waits {
+            self.look_at_start(port, &pair, now);
+        }
+        let next = lock(&port.state).next(now);
+        if let (false, Some(next)) = (port.is_over(), next) {
+            self.deadlines.set(port.handle, next);
+        }
+    }
+
+    /// Whoever waits for an answer of a keeper that gives none is told so. Should it come later nobody is told it.
+    fn answer_for(&self, port: &Arc<Port>, now: Instant) {
+        let mut state = lock(&port.state);
+        let mut any = false;
+        while state.asked.pop_front_if(|until| *until <= now).is_some() {
+            state.answers.push_back(-Errno::TIMEDOUT.raw_os_error());
+            state.forgone += 1;
+            any = true;
+        }
+        drop(state);
+        if any {
+            port.announce(SIGNALLED);
+        }
+    }
+
+    /// A start takes its time on the way to the exec, which is the program's affair; or a helper does not read.
+    fn look_at_start(&self, port: &Arc<Port>, pair: &Arc<Pair>, now: Instant) {
+        if pair.guardian_gone.load(Ordering::Acquire) || lock(&port.keeper).socket.is_none() {
+            lock(&port.state).due = Some(now); // what else there is to say of it has not come
+        } else if self.guardian_reads(pair, now) {
+            if !unread_by(&lock(&port.keeper).socket) {
+                return;
+            }
+            lock(&port.state).due = Some(now); // it was sent what it does not read
+        }
+        self.deadlines.set(port.handle, now + TICK);
+    }
+
+    /// The end of a port that is late, by the next one up.
+    fn end_late(&self, port: &Arc<Port>, pair: &Arc<Pair>, now: Instant) {
+        let mut state = lock(&port.state);
+        let first = state.late_since.is_none();
+        let since = *state.late_since.get_or_insert(now);
+        drop(state);
+        if first {
+            let request = ToGuardian::End { id: port.keeper_id }.encode();
+            // EPIPE: it has ended, and the watchdog goes on.
+            if lock(&pair.requests).send(request, Vec::new()) == Ok(false) {
+                self.want_room_at_guardian(pair);
+            }
+        }
+        let reads = self.guardian_reads(pair, now);
+        let allowance = match port.terms.get() {
+            Some(Terms { grace_ms, kill_on_owner_death: false }) => ms(*grace_ms),
+            _ => Duration::ZERO,
+        };
+        let given_up = now >= since + GIVEN_UP + allowance;
+        if given_up || (!reads && now >= since + OWN_HAND) {
+            self.end_unaided(port, pair, given_up);
+        }
+    }
+
+    /// Whether the guardian reads. One that does not is continued, should somebody have stopped it, and ended if it
+    /// goes on like that: whatever it guards is its watchdog's then.
+    fn guardian_reads(&self, pair: &Arc<Pair>, now: Instant) -> bool {
+        let silent = unread_by(&lock(&pair.requests).socket);
+        let looks = lock(&pair.silence).look(silent, now);
+        match looks {
+            0 => return !pair.guardian_gone.load(Ordering::Acquire),
+            1 => pair.go_on(),
+            n if n > LOOKS && pair.current.swap(false, Ordering::AcqRel) => {
+                self.abandon_spares(|port| port.pair == pair.id);
+                if !sabotaged(Step::StuckGuardian) && !pair.kill_guardian() {
+                    self.dismiss(pair); // its watchdog ends it, as if we were gone
+                }
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// Nobody above the tree does anything about it: what has a cgroup is ended by it, and what has none is not known.
+    fn end_unaided(&self, port: &Arc<Port>, pair: &Pair, given_up: bool) {
+        let mut state = lock(&port.state);
+        let leaves = self.leaves_to_end(port, Some(pair), &state);
+        if leaves.is_empty() && !given_up {
+            return;
+        }
+        let first = !std::mem::replace(&mut state.orphaned, true);
+        if leaves.is_empty() {
+            let survivors = if state.started { vec![UNSEEN] } else { Vec::new() };
+            state.swept.get_or_insert(Outcome { killed: 0, survivors });
+        }
+        state.lost = Errno::TIMEDOUT;
+        drop(state);
+        lock(&port.keeper).close(); // should it go on one day, its runtime is gone
+        if !leaves.is_empty() && first {
+            self.remains.add(leaves, Some(port.clone()));
+        }
+        self.resolve_orphan(port);
+    }
+
+    /// The cgroups by which the runtime itself can end a tree.
+    pub(super) fn leaves_to_end(&self, port: &Port, pair: Option<&Pair>, state: &State) -> Vec<Leaf> {
+        let inside = state.lack.is_none_or(|(lack, _)| lack == Lack::Nothing);
+        let base = pair.and_then(|pair| pair.base.get()).filter(|_| inside);
+        let usual = base.map(|base| base.leaf(port.keeper_id));
+        // Beside the usual one, which stands among them where it is in use.
+        let others = state.leaves.iter().filter(|leaf| Some(*leaf) != usual.as_ref()).cloned();
+        usual.iter().cloned().chain(others).collect()
+    }
+}
+
+/// Something that was sent here has not been read.
+fn unread_by(socket: &Option<rustix::fd::OwnedFd>) -> bool {
+    socket.as_ref().is_some_and(|socket| unread(socket) > 0)
+}
+
+impl State {
+    fn is_late(&self, now: Instant) -> bool {
+        self.late_since.is_some() || self.due.is_some_and(|due| due <= now)
+    }
+
+    /// When to look again.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let tick = self.late_since.map(|_| now + TICK);
+        [tick, self.due.filter(|due| *due > now), self.asked.front().copied()].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_looks_in_a_row_and_a_tick_apart_count() {
+        let mut silence = Silence::default();
+        let start = Instant::now();
+        assert_eq!(silence.look(true, start), 1);
+        assert_eq!(silence.look(true, start + TICK / 4), 1, "another port's look at the same moment");
+        assert_eq!(silence.look(true, start + TICK), 2);
+        assert_eq!(silence.look(false, start + TICK * 2), 0);
+        assert_eq!(silence.look(true, start + TICK * 3), 1);
+    }
+}
