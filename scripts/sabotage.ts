@@ -93,9 +93,9 @@ async function control(rows: readonly Sabotage[], env: Record<string, string>): 
 
 /** Null where the test is red as expected, else what is wrong. */
 async function sabotage(row: Sabotage, env: Record<string, string>): Promise<string | null> {
-  const { step, with: more = [], file, test, says } = row;
+  const { step, with: more = [], file, test, says, deadlineMs = DEADLINE_MS } = row;
   const steps = [step, ...more].join(",");
-  const deadline = String(DEADLINE_MS);
+  const deadline = String(deadlineMs);
   const armed = { ...env, [VARIABLE]: steps, PROTON_TEST_DEADLINE_MS: deadline };
   const words = (await run(file, [test], armed)).get(test);
   if (words === null) return `without "${step}", "${test}" stays green`;

@@ -18,6 +18,8 @@ export interface Sabotage {
   test: string;
   /** What it says then. */
   says: RegExp;
+  /** How long the test waits in vain, in milliseconds, where it takes longer than 8,000 without the sabotage. */
+  deadlineMs?: number;
   /** Whether the ordinary gate does this row. */
   slice?: true;
 }
@@ -28,6 +30,7 @@ const DEATHS = "test/containment/deaths_test.ts";
 const GUARDS = "test/containment/guards_test.ts";
 const TREES = "test/containment/trees_test.ts";
 const INHERIT = "test/inherit_test.ts";
+const GARBAGE = "test/garbage_test.ts";
 
 export const SABOTAGES: readonly Sabotage[] = [
   {
@@ -174,6 +177,35 @@ export const SABOTAGES: readonly Sabotage[] = [
     file: STEPS,
     test: "no signal reaches a stranger that has got the number of a process of the tree",
     says: /HUP/,
+  },
+  {
+    step: "continue",
+    file: GUARDS,
+    test:
+      "+ tree, root: a guardian or a keeper that is stopped goes on at once: its parent sees to it",
+    says: /not in \d+ ms: \\"ended/,
+    slice: true,
+  },
+  {
+    step: "stuck-guardian",
+    file: GUARDS,
+    test:
+      "+ tree, root: helpers are held so that they cannot go on: every promise is answered, and the next one up ends the tree",
+    says: /Values are not equal/,
+    deadlineMs: 30_000,
+  },
+  {
+    step: "credentials",
+    file: GARBAGE,
+    test: "somebody else with the socket of a keeper can end nobody by it",
+    says: /Values are not equal|not in \d+ ms/,
+    slice: true,
+  },
+  {
+    step: "dumpable",
+    file: INHERIT,
+    test: "nobody without privileges may look into a helper",
+    says: /Values are not equal/,
   },
   {
     step: "watchdog-reap",

@@ -144,3 +144,40 @@ test("a keeper that hears nonsense goes on, and one whose runtime does not hear 
   await gone([spoilt]);
   assertEquals(left([other.pid]).length, 1);
 });
+
+/** ToKeeper::Close: an abort without grace. */
+const CLOSE = "2, 3, 0, 100";
+
+test("somebody else with the socket of a keeper can end nobody by it", async () => {
+  await using host = Host.start(`
+    ${SENDER}
+    const owner = new Mailbox();
+    const port = await open("cat", [], { owner, delayToSigkill: 10 });
+    say("ready", port.pid);
+    const fd = Number(await hear());
+    const { symbols } = Deno.dlopen("libc.so.6", {
+      fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    });
+    const [F_SETFD, inherited] = [2, 0];
+    symbols.fcntl(fd, F_SETFD, inherited);
+    const close = [${CLOSE}].map((word) => "\\\\" + word.toString(8).padStart(3, "0") + "\\\\000\\\\000\\\\000").join("");
+    const { success } = await new Deno.Command("bash", { args: ["-c", \`printf '\${close}' >&\${fd}\`] }).output();
+    say("sent", success);
+    await port.command("still there");
+    say("answer", new TextDecoder().decode((await owner.receive()).data));
+    await hear(); // until it was looked at
+    send(fd, ${CLOSE});
+    say("cause", (await port.status).cause);
+    await hear();
+  `);
+  const ids = identities(await host.numbers("ready"));
+  const keeper = Number(statusField(ids[0]?.pid ?? 0, "PPid"));
+  await host.tell(`${hostsEnd(host.pid, keeper)}\n`);
+  assertEquals(await host.next("sent"), ["true"]);
+  assertEquals(await host.next("answer"), ["still", "there"]);
+  assertEquals(left(ids.map(({ pid }) => pid)).length, 1);
+  // The runtime itself ends its child by the same words.
+  await host.tell("go\n");
+  assertEquals(await host.next("cause"), ["abort"]);
+  await gone(ids);
+});

@@ -3,7 +3,7 @@
 
 /** What a child starts with: clean signals, no stray descriptors, and the runtime's own attributes. */
 
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { open, type OpenOptions, SpawnError } from "../mod.ts";
 import { openOver } from "../src/port.ts";
 import { nativeCore } from "../src/native/load.ts";
@@ -379,6 +379,34 @@ asRoot(
   },
 );
 
+test("nobody without privileges may look into a helper", async () => {
+  const user = USERS.at(-1);
+  await using host = Host.start(
+    `
+    const port = await open("cat");
+    say("ready", port.pid);
+    for (let pid = await hear(); pid !== null; pid = await hear()) {
+      try {
+        Deno.openSync("/proc/" + pid + "/mem").close();
+        say("looked", "in");
+      } catch (error) {
+        say("looked", error.name);
+      }
+    }
+    `,
+    user === undefined ? {} : { user },
+  );
+  const [child = 0] = await host.numbers("ready");
+  const { watchdog, guardian, keepers } = helpers(host.pid);
+  const looks = [];
+  for (const pid of [child, watchdog, guardian, ...keepers]) {
+    await host.tell(`${pid}\n`);
+    looks.push(...await host.next("looked"));
+  }
+  // Deno says so of EACCES.
+  assertEquals(looks, ["in", ...looks.slice(1).map(() => "PermissionDenied")]);
+});
+
 test("a keeper interrupts nobody when it is woken; its child has the runtime's own policy", async () => {
   await using port = await open("cat");
   await using limited = await open("cat", [], { umask: 0o77 }); // cloned late
@@ -397,6 +425,47 @@ asRoot("groups set in the runtime after the guardian started are the child's", a
   `));
   const [pid = 0] = await host.numbers("ready");
   assertEquals(statusField(pid, "Groups"), "54321 65533");
+});
+
+asRoot("securebits set in the runtime after the guardian started are the child's", async () => {
+  // SECBIT_NOROOT and its lock: uid 0 brings no capabilities at an exec any more (capabilities(7)).
+  await using host = Host.start(CHANGED(`
+    if (libc.symbols.prctl(28, 3n, 0n, 0n, 0n) !== 0) throw new Error("PR_SET_SECUREBITS");
+  `));
+  const [pid = 0] = await host.numbers("ready");
+  assertEquals(statusField(pid, "CapEff"), "0000000000000000");
+});
+
+asRoot("chroot of the runtime after the guardian started is the child's", async () => {
+  using scratch = new Scratch();
+  // The same directories once more, as another mount: only its number tells them apart.
+  await using host = Host.start(
+    `
+    const rootOf = (mountinfo) => mountinfo.split("\\n").find((line) => line.split(" ")[4] === "/").split(" ")[0];
+    const own = () => rootOf(Deno.readTextFileSync("/proc/self/mountinfo"));
+    const childs = async () => {
+      const port = await open("cat", ["/proc/self/mountinfo"]);
+      return rootOf(await port.text());
+    };
+    say("before", own(), await childs());
+    const jail = ${JSON.stringify(scratch.path)};
+    const { code } = await new Deno.Command("mount", { args: ["--rbind", "/", jail] }).output();
+    const { symbols } = Deno.dlopen("libc.so.6", {
+      chroot: { parameters: ["buffer"], result: "i32" },
+      chdir: { parameters: ["buffer"], result: "i32" },
+    });
+    const text = (words) => new TextEncoder().encode(words + "\\0");
+    say("jailed", code, symbols.chroot(text(jail)), symbols.chdir(text("/")));
+    say("after", own(), await childs());
+    await hear();
+    `,
+    { under: ["unshare", "--mount"] },
+  );
+  const before = await host.next("before");
+  assertEquals(await host.next("jailed"), ["0", "0", "0"]);
+  const after = await host.next("after");
+  assertEquals([before[1], after[1]], [before[0], after[0]], "the child's root is the runtime's");
+  assertNotEquals(before[0], after[0]);
 });
 
 const NO_NEW_PRIVS = `

@@ -4,7 +4,7 @@
 /** Runtime, watchdog, guardian and keeper die: alone, in pairs, in threes and all four at one instant. */
 
 import { assertEquals } from "@std/assert";
-import { alive, children, gone, type Identity, stat, until } from "../helpers.ts";
+import { alive, children, gone, helpers, type Identity, stat, until } from "../helpers.ts";
 import { matrixCase, type Run } from "../matrix.ts";
 import { Cast, dieTogether, THREE_TREES } from "./three_trees.ts";
 
@@ -184,4 +184,48 @@ matrixCase({
     "cgroup2, unprivileged": "#38: what is left is ended at the next start",
   },
   body: (run) => beyondReach(run, ["runtime", "watchdog", "guardian", "keeper"]),
+});
+
+matrixCase({
+  number: "+",
+  title: "watchdog and guardian die below a runtime that is a subreaper: it reaps the keepers, too",
+  body: async (run) => {
+    await using host = run.start(`
+      const { symbols } = Deno.dlopen("libc.so.6", {
+        prctl: { parameters: ["i32", "usize", "usize", "usize", "usize"], result: "i32" },
+      });
+      const PR_SET_CHILD_SUBREAPER = 36;
+      symbols.prctl(PR_SET_CHILD_SUBREAPER, 1n, 0n, 0n, 0n);
+      ${THREE_TREES}
+    `);
+    const all = await Cast.of(host);
+    const ours = [all.watchdog, all.guardian, ...all.keepers];
+    await dieTogether([all.watchdog, all.guardian]);
+    await gone(all.trees.flat());
+    await gone(ours); // no zombies of them are left either
+    await host.tell("again\n");
+    assertEquals(await host.next("echo"), ["again", "both"]);
+  },
+});
+
+matrixCase({
+  number: "+",
+  title: "the keeper that waits for the next start is killed, fifty times: each start works",
+  body: async (run) => {
+    await using host = run.start(`
+      await (await open("true")).status;
+      say("ready");
+      while (await hear() !== null) {
+        say("next", await open("true").then((port) => port.status).then(({ code }) => code, (error) => error.code));
+      }
+    `);
+    await host.next("ready");
+    for (let i = 0; i < 50; i++) {
+      const { guardian } = helpers(host.pid);
+      const spare = await until(() => children(guardian)[0], { what: "a keeper that waits" });
+      Deno.kill(spare, "SIGKILL");
+      await host.tell("go\n");
+      assertEquals(await host.next("next"), ["0"], `start ${i}`);
+    }
+  },
 });

@@ -133,3 +133,21 @@ fn watch(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_nonsense_and_only_the_end_is_the_end() {
+        let (near, far) = socket::pair().expect("a pair");
+        assert!(!is_over(&far));
+        for nonsense in [&[0][..], &[7; 8], &[255; 64]] {
+            socket::send(&near, nonsense, &[]).expect("room");
+        }
+        assert!(!is_over(&far));
+        socket::send(&near, &[1], &[]).expect("room");
+        drop(near);
+        assert!(is_over(&far));
+    }
+}

@@ -180,7 +180,9 @@ impl Asked<'_> {
         for packet in Launch::packets(&record) {
             let sent = fault("record").and_then(|()| {
                 let mut keeper = lock(&port.keeper);
-                keeper.send(packet, childs.take().unwrap_or_default())
+                let sent = keeper.send(packet, childs.take().unwrap_or_default());
+                keeper.begun |= sent.is_ok();
+                sent
             });
             room = match sent {
                 // The keeper's end, which its guardian tells of.

@@ -15,7 +15,7 @@ use crate::runtime::reactor::Silence;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{pidfd_send_signal, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{pidfd_send_signal, Pid, PidfdFlags, Signal};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -210,15 +210,6 @@ impl Pair {
         if matches!(socket::receive(&self.watch, &mut word), Ok(Some(_))) {
             self.proven.store(true, Ordering::Release);
         }
-    }
-
-    /// Ours, and no runtime waits for children it does not know. ECHILD where SIGCHLD is ignored.
-    pub fn reap_watchdog(&self) {
-        let whom = match &self.pidfd {
-            Some(pidfd) => WaitId::PidFd(pidfd.as_fd()),
-            None => WaitId::Pid(self.watchdog),
-        };
-        let _ = rustix::process::waitid(whom, WaitIdOptions::EXITED);
     }
 
     /// Lets both go on, should somebody have stopped them.

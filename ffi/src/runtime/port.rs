@@ -143,12 +143,14 @@ type Unsent = (Vec<u8>, Vec<OwnedFd>);
 #[derive(Default)]
 pub struct Outlet {
     pub socket: Option<OwnedFd>,
+    /// Of a keeper's: some of a launch record has been sent.
+    pub begun: bool,
     unsent: VecDeque<Unsent>,
 }
 
 impl Outlet {
     pub fn new(socket: OwnedFd) -> Self {
-        Outlet { socket: Some(socket), unsent: VecDeque::new() }
+        Outlet { socket: Some(socket), ..Outlet::default() }
     }
 
     /// Sends in order. `Ok(false)`: some of it waits for room.

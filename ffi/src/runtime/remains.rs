@@ -46,9 +46,12 @@ impl Remains {
         }
     }
 
-    /// A child of the runtime's that ends by itself.
+    /// A child of the runtime's that ends by itself. Nothing comes of another's.
     pub fn reap(&self, child: Pid) {
-        lock(&self.leaving).push(child);
+        let mut leaving = lock(&self.leaving);
+        if !leaving.contains(&child) {
+            leaving.push(child);
+        }
     }
 
     /// When the next step is due.
@@ -57,14 +60,19 @@ impl Remains {
         (!none).then(|| Instant::now() + PAUSE)
     }
 
-    /// Kills and removes. The ports whose trees have ended, or were given up with the survivors named.
-    pub fn step(&self) -> Vec<(Arc<Port>, Outcome)> {
+    /// Kills and removes, and reaps. The ports whose trees have ended, or were given up with the survivors named, and
+    /// whether somebody was reaped, or turned out to be another's.
+    pub fn step(&self) -> (Vec<(Arc<Port>, Outcome)>, bool) {
         let now = Instant::now();
         let mut over = Vec::new();
         // ECHILD: the host ignores SIGCHLD, which reaps for it.
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let lives = |&pid: &Pid| matches!(rustix::process::waitid(WaitId::Pid(pid), ended), Ok(None));
-        lock(&self.leaving).retain(lives);
+        let mut leaving = lock(&self.leaving);
+        let before = leaving.len();
+        leaving.retain(lives);
+        let reaped = leaving.len() < before;
+        drop(leaving);
         lock(&self.leaves).retain_mut(|remain| {
             remain.leaves.retain(|leaf| !leaf.end(now));
             let gone = remain.leaves.is_empty();
@@ -77,7 +85,7 @@ impl Remains {
             }
             false
         });
-        over
+        (over, reaped)
     }
 }
 

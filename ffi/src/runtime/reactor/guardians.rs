@@ -4,6 +4,7 @@
 
 use super::{token, Reactor, Topic};
 use crate::kernel::cgroup::Base;
+use crate::kernel::procfs;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::tree::Outcome;
@@ -12,9 +13,8 @@ use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, Port};
 use rustix::event::epoll;
 use rustix::event::epoll::EventFlags;
-use rustix::fd::AsFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::process::Pid;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -142,18 +142,13 @@ impl Reactor {
         lock(&pair.requests).close();
         pair.current.store(false, Ordering::Release);
         pair.guardian_gone.store(true, Ordering::Release);
-        let guardian = lock(&pair.guardian).take();
-        if let Some(guardian) = guardian {
-            // It is ours only where the watchdog was gone before it: ECHILD otherwise.
-            let _ = rustix::process::waitid(WaitId::PidFd(guardian.as_fd()), WaitIdOptions::EXITED);
-        }
         self.settle(pair);
     }
 
     pub(super) fn watchdog_event(&self, pair: &Arc<Pair>) {
         let _ = epoll::delete(&self.epoll, pair.watchdog_end());
         if !sabotaged(Step::WatchdogReap) {
-            pair.reap_watchdog();
+            self.remains.reap(pair.watchdog);
             pair.hear_watchdog();
         }
         pair.current.store(false, Ordering::Release);
@@ -168,7 +163,29 @@ impl Reactor {
         let ports: Vec<_> = shared.ports.iter().filter(|port| port.pair == pair.id).cloned().collect();
         drop(shared);
         ports.iter().for_each(|port| self.resolve_orphan(port));
+        if pair.is_gone() {
+            // Ours where the watchdog was gone before it, or after it and has not reaped it.
+            let guardian = lock(&pair.guardian).take().and_then(procfs::pid_of).and_then(Pid::from_raw);
+            guardian.into_iter().for_each(|pid| self.remains.reap(pid));
+            self.reap_keepers();
+        }
         self.bury(pair);
+    }
+
+    /// Keepers that have lost their guards are ours where the runtime is a subreaper or process 1; they end by themselves. No
+    /// runtime waits for children it does not know.
+    pub(super) fn reap_keepers(&self) {
+        let me = std::process::id() as i32;
+        let mut children = Vec::new();
+        procfs::children(me, u32::MAX, &mut children);
+        let is_keeper = |comm: &[u8]| {
+            [&b"proton-keeper\0"[..], b"proton-spare\0"].iter().any(|name| comm.starts_with(name))
+        };
+        for pid in children {
+            if procfs::stat(pid).is_some_and(|stat| stat.parent == me && is_keeper(&stat.comm)) {
+                Pid::from_raw(pid).into_iter().for_each(|pid| self.remains.reap(pid));
+            }
+        }
     }
 
     /// 0 both, 1 the guardian or the watchdog alone, 2 none.

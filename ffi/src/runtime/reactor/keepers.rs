@@ -92,6 +92,7 @@ impl Reactor {
         let keeper = lock(&port.keeper);
         let Some(socket) = &keeper.socket else { return };
         let received = socket::receive(socket, buffer).map(|packet| packet.map(|p| p.len));
+        let begun = keeper.begun;
         drop(keeper);
         match received {
             Ok(Some(len)) => {
@@ -100,11 +101,12 @@ impl Reactor {
                 message.into_iter().for_each(|message| self.keeper_says(port, message));
             }
             Err(Errno::AGAIN) => {}
-            Err(Errno::CONNRESET) => {
-                self.unread(port);
+            Ok(None) | Err(_) => {
+                if !begun || received.is_err_and(|errno| errno == Errno::CONNRESET) {
+                    self.unread(port);
+                }
                 self.keeper_silent(port);
             }
-            Ok(None) | Err(_) => self.keeper_silent(port),
         }
     }
 
@@ -153,7 +155,7 @@ impl Reactor {
         port.announce(bits);
     }
 
-    /// A keeper ended and left unread what it was sent. Where that was its launch record, nothing has been started.
+    /// A keeper ended and left its launch record unread, or was not sent any: nothing has been started.
     pub fn unread(&self, port: &Port) {
         let mut state = lock(&port.state);
         if !state.started && state.cause.is_none() {
@@ -239,7 +241,11 @@ impl Reactor {
 
     /// Ends cgroups that nobody else is left to end, a step at each turn of the loop.
     pub(super) fn end_remains(&self) {
-        for (port, outcome) in self.remains.step() {
+        let (over, reaped) = self.remains.step();
+        if reaped {
+            self.reap_keepers(); // they may have become ours with that
+        }
+        for (port, outcome) in over {
             lock(&port.state).swept = Some(outcome);
             self.resolve_orphan(&port);
         }
