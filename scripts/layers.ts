@@ -77,7 +77,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["doors/call"],
       ["runtime/launch", "runtime/calls", "runtime/users"],
       ["runtime/reactor"],
-      ["runtime/pair", "runtime/remains"],
+      ["runtime/pair", "runtime/remains", "runtime/deadlines"],
       ["runtime/handle", "runtime/port", "runtime/descriptors"],
       [
         "runtime/environment",
@@ -87,7 +87,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
         "runtime/pipe",
         "runtime/alarms",
       ],
-      ["runtime/blocks", "runtime/transit", "runtime/rights"],
+      ["runtime/blocks", "runtime/transit", "runtime/rights", "runtime/silence"],
     ],
     [
       ["doors/entry"],

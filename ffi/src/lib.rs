@@ -48,6 +48,7 @@ pub mod runtime {
     pub mod reactor;
     pub mod remains;
     pub mod rights;
+    pub mod silence;
     pub mod transit;
     pub mod users;
     pub mod weight;

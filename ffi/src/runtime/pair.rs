@@ -11,7 +11,7 @@ use crate::runtime::environment::errno_of;
 use crate::runtime::inherit::{Bounds, Identity};
 use crate::runtime::pipe;
 use crate::runtime::port::{lock, Outlet};
-use crate::runtime::reactor::Silence;
+use crate::runtime::silence::Silence;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;

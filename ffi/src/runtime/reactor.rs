@@ -14,8 +14,6 @@ mod limits;
 mod spares;
 mod streams;
 
-pub use late::Silence;
-
 use crate::kernel::sabotage::fault;
 use crate::kernel::sys::host;
 use crate::kernel::wire::PACKET;

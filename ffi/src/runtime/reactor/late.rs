@@ -17,6 +17,7 @@ use crate::kernel::tree::{Outcome, UNSEEN};
 use crate::kernel::wire::{Lack, ToGuardian, ToKeeper};
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, Port, State, Terms, SIGNALLED};
+use crate::runtime::silence::TICK;
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -24,9 +25,6 @@ use std::time::{Duration, Instant};
 
 /// How long a helper may leave a start or a request lying before it is looked at.
 const NOTICE: Duration = Duration::from_secs(5);
-
-/// Between two looks at somebody who is late.
-const TICK: Duration = Duration::from_secs(1);
 
 /// So many looks in a row at a guardian that does not read are its end.
 const LOOKS: u32 = 5;
@@ -39,27 +37,6 @@ const GIVEN_UP: Duration = Duration::from_secs(12);
 
 /// What a keeper takes of itself for the end of a tree (guard/keeper.rs).
 const HARD_PHASE: Duration = Duration::from_secs(5);
-
-/// Of a guardian: whether it reads what it is sent.
-#[derive(Default)]
-pub struct Silence {
-    /// How many looks in a row have found something unread.
-    looks: u32,
-    last: Option<Instant>,
-}
-
-impl Silence {
-    /// Takes a look in. How many it makes in a row, of those that are a tick apart.
-    fn look(&mut self, unread: bool, now: Instant) -> u32 {
-        let soon = self.last.is_some_and(|last| now < last + TICK / 2);
-        if !unread {
-            *self = Silence::default();
-        } else if !soon {
-            (self.looks, self.last) = (self.looks + 1, Some(now));
-        }
-        self.looks
-    }
-}
 
 fn ms(n: u32) -> Duration {
     Duration::from_millis(u64::from(n))
@@ -236,21 +213,5 @@ impl State {
     fn next(&self, now: Instant) -> Option<Instant> {
         let tick = self.late_since.map(|_| now + TICK);
         [tick, self.due.filter(|due| *due > now), self.asked.front().copied()].into_iter().flatten().min()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_looks_in_a_row_and_a_tick_apart_count() {
-        let mut silence = Silence::default();
-        let start = Instant::now();
-        assert_eq!(silence.look(true, start), 1);
-        assert_eq!(silence.look(true, start + TICK / 4), 1, "another port's look at the same moment");
-        assert_eq!(silence.look(true, start + TICK), 2);
-        assert_eq!(silence.look(false, start + TICK * 2), 0);
-        assert_eq!(silence.look(true, start + TICK * 3), 1);
     }
 }
