@@ -8,6 +8,8 @@ import {
   ABI,
   causeNumber,
   decodeAnswer,
+  decodeHierarchies,
+  decodeLeaves,
   decodeReport,
   decodeStage,
   decodeTooMuch,
@@ -346,6 +348,84 @@ Deno.test("abi: any list of events is refused, or told in order and whole", () =
       );
       assertEquals(seen, told);
     });
+  }
+  assertTold(tally);
+});
+
+// Lists of cgroups and hierarchies, written as docs/abi.md says
+
+const u32 = (n: number) => [...new Uint8Array(new Uint32Array([n]).buffer)];
+const blob = (text: string) => {
+  const bytes = [...new TextEncoder().encode(text)];
+  return [...u32(bytes.length), ...bytes];
+};
+const list = <T>(all: readonly T[], one: (item: T) => number[]) => [
+  ...u32(all.length),
+  ...all.flatMap(one),
+];
+
+type Leaves = ReturnType<typeof decodeLeaves>;
+type Hierarchies = ReturnType<typeof decodeHierarchies>;
+
+function encodeLeaves({ pressed, leaves }: Leaves): Uint8Array {
+  const all = list(leaves, ({ version, path }) => [...u32(version), ...u32(1), ...blob(path)]);
+  return Uint8Array.from([...u32(pressed), ...all]);
+}
+
+function encodeHierarchies(hierarchies: Hierarchies): Uint8Array {
+  return Uint8Array.from(list(hierarchies, ({ version, controllers, mount, own }) => [
+    ...u32(version),
+    ...list(controllers, blob),
+    ...blob(mount),
+    ...blob(own ?? ""),
+  ]));
+}
+
+const LEAVES: Leaves = {
+  pressed: 3,
+  leaves: [{ version: 2, path: "/sys/fs/cgroup/ä" }, { version: 1, path: "" }],
+};
+const HIERARCHIES: Hierarchies = [
+  { version: 2, controllers: [], mount: "/sys/fs/cgroup", own: "/sys/fs/cgroup/a" },
+  { version: 1, controllers: ["cpu", "cpuacct"], mount: "/m", own: null },
+];
+
+Deno.test("abi: lists of cgroups and of hierarchies are read as they are written", () => {
+  assertEquals(decodeLeaves(encodeLeaves(LEAVES)), LEAVES);
+  assertEquals(decodeLeaves(encodeLeaves({ pressed: 0, leaves: [] })), { pressed: 0, leaves: [] });
+  assertEquals(decodeHierarchies(encodeHierarchies(HIERARCHIES)), HIERARCHIES);
+  assertEquals(decodeHierarchies(encodeHierarchies([])), []);
+});
+
+Deno.test("abi: lists that are cut, too long or damaged are refused, or read as they stand", () => {
+  const [below, tally] = [random(0x1157), { taken: 0, refused: 0 }];
+  const plain = (text: string) => text.replaceAll("\ufffd", "?");
+  const leaves = (bytes: Uint8Array) => {
+    const read = decodeLeaves(bytes);
+    const named = read.leaves.map((leaf) => ({ ...leaf, path: plain(leaf.path) }));
+    assertEquals(decodeLeaves(encodeLeaves({ ...read, leaves: named })).leaves, named);
+  };
+  const hierarchies = (bytes: Uint8Array) => {
+    const named = decodeHierarchies(bytes).map((one) => ({
+      ...one,
+      controllers: one.controllers.map(plain),
+      mount: plain(one.mount),
+      own: one.own === null ? null : plain(one.own),
+    }));
+    assertEquals(decodeHierarchies(encodeHierarchies(named)), named);
+  };
+  for (
+    const [record, decode] of [
+      [encodeLeaves(LEAVES), leaves],
+      [encodeHierarchies(HIERARCHIES), hierarchies],
+    ] as const
+  ) {
+    for (let length = 0; length < record.length; length++) {
+      assertThrows(() => decode(record.subarray(0, length)), NativeError);
+    }
+    assertThrows(() => decode(Uint8Array.from([...record, 0])), NativeError);
+    for (const bytes of damaged(record, below)) judge(tally, bytes, decode);
+    for (let round = 0; round < 2_000; round++) judge(tally, noise(below, 60), decode);
   }
   assertTold(tally);
 });

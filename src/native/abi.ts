@@ -531,7 +531,7 @@ export function decodeLeaves(bytes: Uint8Array): { leaves: Leaf[]; pressed: numb
   const pressed = record.u32();
   const leaves = record.list(() => {
     const version = record.version();
-    record.u32(); // whether it can be frozen, which its keeper does
+    record.flag(); // whether it can be frozen, which its keeper does
     return { version, path: record.text() };
   });
   return record.end({ leaves, pressed });
