@@ -60,6 +60,11 @@ const steps: Step[] = [
   // Before the tests: those of the watch modes run it.
   { name: "package", command: ["scripts/npm"] },
   {
+    name: "types in projects of users",
+    command: [deno, "run", "--allow-all", "scripts/projects.ts"],
+    counts: plainCounts,
+  },
+  {
     name: "Deno tests and the examples of the docs",
     command: [
       contained,
