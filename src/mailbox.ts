@@ -84,7 +84,7 @@ export class Mailbox {
   #queue: Queued[] = [];
   readonly #waiters: Set<Waiter> = new Set();
   readonly #members: Set<Member> = new Set();
-  readonly #atEnd: (() => void)[] = [];
+  readonly #atEnd: Set<() => void> = new Set();
   #disposed: Promise<void> | null = null;
 
   /** True once it has been disposed. */
@@ -250,16 +250,18 @@ export class Mailbox {
   }
 
   /**
-   * Calls `what` when it is disposed.
+   * Calls `what` when it is disposed; what is returned calls that off.
    *
    * @internal
    */
-  atEnd(what: () => void): void {
-    this.#atEnd.push(what);
+  atEnd(what: () => void): () => void {
+    this.#atEnd.add(what);
+    return () => this.#atEnd.delete(what);
   }
 
   async #dispose(): Promise<void> {
-    for (const what of this.#atEnd.splice(0)) what();
+    for (const what of this.#atEnd) what();
+    this.#atEnd.clear();
     const ends = [...this.#members].map((member) => member.end("owner"));
     for (const { consumed } of this.#queue.splice(0)) consumed();
     const results = await Promise.allSettled(ends);

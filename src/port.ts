@@ -798,9 +798,14 @@ async function started(
 
 /** Once the user database has said who it is to be. It may take its time, and the owner may end meanwhile. */
 async function identified(core: Core, asked: Spec): Promise<Spec> {
-  const answer = await core.lookup(asked);
-  ownerOf(asked);
-  return answered(asked, answer);
+  const owner = new AbortController();
+  const callOff = ownerOf(asked)?.atEnd(() => owner.abort(disposed("open")));
+  const signals = [owner.signal, ...(asked.signal === null ? [] : [asked.signal])];
+  try {
+    return answered(asked, await core.lookup({ ...asked, signal: AbortSignal.any(signals) }));
+  } finally {
+    callOff?.();
+  }
 }
 
 function ownerOf(spec: Spec): Mailbox | null {

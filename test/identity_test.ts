@@ -365,6 +365,18 @@ test("the user database may take its time: nobody but the one who asked waits, a
   assert(later === (ROOT ? "started" : "uid") || later === "user", later);
 });
 
+test("an open whose owner is disposed meanwhile does not wait for the user database either", async () => {
+  await using host = sabotagedHost(`
+    Deno.env.set("${STEPS}", "slow-lookup");
+    const owner = new Mailbox();
+    const asked = open("true", [], { cwd: "/", uid: "nobody", owner });
+    await owner[Symbol.asyncDispose]();
+    say("asked", await asked.catch((error) => error.code));
+  `);
+  assertEquals(await host.next("asked"), ["ECLOSED"]);
+  assertEquals((await host.end()).code, 0);
+});
+
 test("an aborted open does not keep the program alive until the user database answers", async () => {
   await using host = sabotagedHost(`
     Deno.env.set("${STEPS}", "slow-lookup");
