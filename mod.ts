@@ -40,14 +40,15 @@ export type {
   Stop,
   Timeout,
 } from "./src/callbacks.ts";
-export {
-  type Child,
-  type ChildCounts,
-  type ChildSpec,
-  Supervisor,
-  type SupervisorOptions,
-} from "./src/supervisor.ts";
-export type { ChildCommon, NestedSpec, ProgramSpec, ServerSpec } from "./src/children.ts";
+export { type Child, type ChildCounts, Supervisor } from "./src/supervisor.ts";
+export type {
+  ChildCommon,
+  ChildSpec,
+  NestedSpec,
+  ProgramSpec,
+  ServerSpec,
+  SupervisorOptions,
+} from "./src/specs.ts";
 export type { Backoff, Restart, Strategy } from "./src/restart.ts";
 export type { Check, Patience, WaitFor } from "./src/readiness.ts";
 export type { Level, Log, LogLine } from "./src/logging.ts";

@@ -8,65 +8,17 @@
  * @module
  */
 
-import { checkMs, isNormal } from "./callbacks.ts";
-import { nearest, quote, SupervisorError, typeError } from "./errors.ts";
-import { type Level, type Log, OutputLog, tellLog } from "./logging.ts";
+import { unlessAborted } from "./aborts.ts";
+import { HANDED_ON, isNormal } from "./callbacks.ts";
+import { quote, SupervisorError, typeError } from "./errors.ts";
+import { type Log, OutputLog, tellLog } from "./logging.ts";
 import type { Mailbox } from "./mailbox.ts";
-import { type OpenOptions, validate } from "./options.ts";
 import { open, type Port, processOf } from "./port.ts";
-import { awaitReady, checkWaitFor, type Readiness, type WaitFor } from "./readiness.ts";
-import type { Restart } from "./restart.ts";
-import type { Server } from "./server.ts";
+import { awaitReady, type Readiness } from "./readiness.ts";
+import { Server } from "./server.ts";
+import type { ChildCommon, ProgramSpec, ServerSpec } from "./specs.ts";
 import type { Cause } from "./status.ts";
 import { deferred } from "./streams.ts";
-
-/** What every child has. */
-export interface ChildCommon {
-  /** Given once among its siblings. */
-  id: string;
-  /** Default `"permanent"`. */
-  restart?: Restart;
-  /**
-   * How it is ended: milliseconds from SIGTERM (a server's `terminate`) to
-   * SIGKILL, or SIGKILL at once. Default: a program's `delayToSigkill`, else
-   * 5,000; a supervisor takes as long as its children may.
-   */
-  shutdown?: number | "brutalKill";
-  /** When its start is done; default: when it runs. */
-  waitFor?: WaitFor;
-}
-
-/** A program. */
-export interface ProgramSpec extends ChildCommon {
-  /** A name to look up on its PATH, or a path. */
-  command: string;
-  /** What follows argv[0]; default: nothing. */
-  args?: readonly (string | Uint8Array)[];
-  /** As for `open`. */
-  options?: Omit<OpenOptions, "owner">;
-  /**
-   * What becomes of stdout and stderr: their lines are logged (the default),
-   * read to nothing, or left to whoever reads `port.stdout` and `port.stderr`.
-   */
-  output?: "log" | "drop" | "keep";
-  /** In front of each of its lines; default `[id] `. */
-  prefix?: string;
-  /** How its lines are logged; default `info` and `error`. */
-  levels?: { stdout?: Level; stderr?: Level };
-}
-
-/** A server: a function that starts it, anew for each restart. */
-export interface ServerSpec extends ChildCommon {
-  /** Calls `startLink()`. */
-  // deno-lint-ignore no-explicit-any -- any server; who starts it has its type
-  server: () => Promise<Server<any, any, any>>;
-}
-
-/** A supervisor of its own, by its options. */
-export interface NestedSpec<Options> extends Omit<ChildCommon, "waitFor"> {
-  /** As for `Supervisor.start()`. */
-  supervisor: Options;
-}
 
 /** How a child ended by itself. */
 export interface End {
@@ -77,7 +29,7 @@ export interface End {
 /** A child that runs. */
 export interface Running {
   readonly port?: Port;
-  // deno-lint-ignore no-explicit-any -- as above
+  // deno-lint-ignore no-explicit-any -- any server; who starts it has its type
   readonly server?: Server<any, any, any>;
   /** Its end, however it comes; never rejects. */
   readonly ended: Promise<End>;
@@ -91,6 +43,8 @@ export interface Place {
   readonly log: Log;
   /** Nobody wants it any more. */
   readonly signal: AbortSignal;
+  /** Nor is there time to end it by its `shutdown`. */
+  readonly killed: AbortSignal;
 }
 
 const SHUTDOWN_MS = 5_000;
@@ -103,15 +57,18 @@ export async function startProgram(spec: ProgramSpec, place: Place): Promise<Run
   const given = { ...options, delayToSigkill, owner: place.owner };
   const port = await open(command, args, given);
   const output = spec.output === "keep" ? null : outputOf(spec, port, place.log);
-  const stop = (how: number | "brutalKill" = delayToSigkill) => end(port, how, output);
-  const gone = async () => {
-    const { reason, cause } = await port.status;
-    if (!(cause in ENDED_BY)) return { normal: reason.kind === "normal", reason };
-    return { normal: false, reason: { ...reason, cause } };
-  };
-  const running = { port, stop, ended: gone() };
+  const stop = (how: number | "brutalKill" = delayToSigkill) => end(port, how, output, place);
+  const running = { port, stop, ended: endOf(port) };
   await readyOrStopped(spec, running, place, output);
   return running;
+}
+
+async function endOf(port: Port): Promise<End> {
+  const status = await processOf(port).held;
+  if (status === null) return { normal: true, reason: HANDED_ON };
+  const { reason, cause } = status;
+  if (!(cause in ENDED_BY)) return { normal: isNormal(reason), reason };
+  return { normal: false, reason: { ...reason, cause } };
 }
 
 /** SIGTERM, grace, SIGKILL. Unlike `close()` it hears what the program says at its end. */
@@ -119,19 +76,29 @@ async function end(
   port: Port,
   how: number | "brutalKill",
   output: OutputLog | null,
+  { owner }: Place,
 ): Promise<void> {
+  const process = processOf(port);
+  if (process.away) return process.stop("owner", 0); // where it comes back
+  if (process.mailbox !== owner) return; // another has it
   // Also where a grace is running, which a second close() would wait for.
-  if (how === "brutalKill") processOf(port).stop("close", 0);
+  if (how === "brutalKill") process.stop("close", 0);
   if (how === "brutalKill" || how === 0 || output === null) {
     return await port.close({ graceMs: how === "brutalKill" ? 0 : how });
   }
-  await port.kill("SIGTERM", { scope: "tree" }).catch(() => {}); // it has ended: its status says so
+  await port.kill("SIGTERM", { scope: scopeOf(port) }).catch(() => {}); // it has ended: its status says so
   const late = deferred<"late">();
   const timer = setTimeout(() => late.resolve("late"), how);
-  const first = await Promise.race([port.status, late.promise]);
+  const first = await Promise.race([process.held, late.promise]);
   clearTimeout(timer);
   if (first === "late") return await port.close({ graceMs: 0 });
   await output.done;
+}
+
+/** Whom `close()` would give the SIGTERM. */
+function scopeOf(port: Port): "tree" | "group" | "child" {
+  const { spec: { closeScope }, report } = processOf(port);
+  return closeScope === "group" && !report.ownGroup ? "tree" : closeScope;
 }
 
 function graceOf({ shutdown, options }: ProgramSpec): number {
@@ -151,7 +118,7 @@ function outputOf(spec: ProgramSpec, port: Port, log: Log): OutputLog {
 
 /** A server that runs and is ready. */
 export async function startServer(spec: ServerSpec, place: Place): Promise<Running> {
-  const server = await spec.server();
+  const server = await serverOf(spec, place);
   const stop = async (how: number | "brutalKill" = SHUTDOWN_MS) => {
     if (how === "brutalKill") return await server.kill();
     // One that does not stop in time is killed by stop() itself.
@@ -168,11 +135,43 @@ export async function startServer(spec: ServerSpec, place: Place): Promise<Runni
   return running;
 }
 
+/** What `spec.server()` gives, unless that is given up: at once, or `shutdown` after it is not wanted any more. */
+async function serverOf(
+  spec: ServerSpec,
+  { signal, killed }: Place,
+): Promise<NonNullable<Running["server"]>> {
+  const { id, shutdown = SHUTDOWN_MS } = spec;
+  const given = new AbortController();
+  const starting = (async () => await spec.server(given.signal))();
+  const giveUp = () => given.abort(notWanted(id));
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const giveUpSoon = () => timer = setTimeout(giveUp, shutdown === "brutalKill" ? 0 : shutdown);
+  signal.addEventListener("abort", giveUpSoon);
+  killed.addEventListener("abort", giveUp);
+  try {
+    const server: unknown = await unlessAborted(starting, given.signal);
+    if (server instanceof Server) return server;
+    throw typeError(
+      `Cannot start the child ${quote(id)}`,
+      "its server() gave no Server of this package",
+      "return what startLink() returns",
+    );
+  } catch (error) {
+    // Nobody is left to be told of it.
+    if (given.signal.aborted) void starting.then((late) => late.kill()).catch(() => {});
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", giveUpSoon);
+    killed.removeEventListener("abort", giveUp);
+  }
+}
+
 /** Waits until it is ready; where that is not to be, it is ended before this throws. */
 async function readyOrStopped(
   spec: ProgramSpec | ServerSpec,
   running: Running,
-  { signal }: Place,
+  { signal, killed }: Place,
   output: OutputLog | null,
 ): Promise<void> {
   if (spec.waitFor === undefined) return;
@@ -184,9 +183,32 @@ async function readyOrStopped(
     if (readiness === "gone") await output?.done;
     throw await notReady(spec, readiness, running, output);
   } catch (error) {
-    await running.stop(spec.shutdown);
+    await endEarly(running, spec.shutdown, killed);
     throw error;
   }
+}
+
+/** Ends one that nobody knows of yet, at once where all are killed. */
+async function endEarly(
+  running: Running,
+  how: number | "brutalKill" | undefined,
+  killed: AbortSignal,
+): Promise<void> {
+  if (killed.aborted) return await running.stop("brutalKill");
+  const kill = () => void running.stop("brutalKill").catch(() => {}); // the other stop() tells it
+  killed.addEventListener("abort", kill);
+  await running.stop(how).finally(() => killed.removeEventListener("abort", kill));
+}
+
+function notWanted(id: string): SupervisorError {
+  return new SupervisorError({
+    what: `Cannot start the child ${quote(id)}`,
+    why: "it is not wanted any more",
+    code: "ECANCELED",
+    mend: "its supervisor ends",
+    op: "start",
+    subject: id,
+  });
 }
 
 async function notReady(
@@ -224,82 +246,11 @@ const ENDED_BY: Readonly<Partial<Record<Cause, string>>> = {
 /** A reason in a few words. */
 export function inWords(reason: unknown): string {
   if (reason instanceof Error) return reason.message;
+  if (reason === HANDED_ON) return "given to another owner";
   if (typeof reason !== "object" || reason === null) return String(reason);
   const { kind, code, signal, cause } = reason as Record<string, string>;
   const by = ENDED_BY[cause as Cause];
   const what = { exitStatus: `exit code ${code}`, signal, normal: "exit code 0" }[kind ?? ""] ??
     kind;
   return by === undefined ? `${what}` : `${what}, ${by}`;
-}
-
-const RESTARTS: readonly unknown[] = ["permanent", "transient", "temporary"];
-const OUTPUTS: readonly unknown[] = ["log", "drop", "keep"];
-const LEVELS: readonly unknown[] = ["debug", "info", "warn", "error"];
-const KNOWN: Readonly<Record<"program" | "server" | "supervisor", readonly string[]>> = {
-  program: ["command", "args", "options", "output", "prefix", "levels", "waitFor"],
-  server: ["server", "waitFor"],
-  supervisor: ["supervisor"],
-};
-
-/**
- * Refuses what is no child; a nested supervisor's own options are not looked at.
- *
- * @throws {TypeError} or {RangeError}.
- */
-export function checkChild(spec: unknown): "program" | "server" | "supervisor" {
-  if (typeof spec !== "object" || spec === null) {
-    throw typeError("Cannot use a child", "it is no object", "give { id, command }");
-  }
-  const given = spec as Record<string, unknown>;
-  const { id, restart, shutdown, waitFor } = given;
-  if (typeof id !== "string" || id === "") {
-    throw typeError("Cannot use a child", "it has no id", "give each one a name of its own");
-  }
-  const what = `Cannot use the child ${quote(id)}`;
-  const kinds = (["command", "server", "supervisor"] as const).filter((name) => name in given);
-  const [first] = kinds;
-  if (first === undefined || kinds.length > 1) {
-    const has = kinds.length === 0 ? "nothing to start" : kinds.join(" and ");
-    throw typeError(what, `it has ${has}`, "give one of command, server and supervisor");
-  }
-  const kind = first === "command" ? "program" : first;
-  refuseUnknown(what, given, ["id", "restart", "shutdown", ...KNOWN[kind]]);
-  oneOf(what, "restart", restart, RESTARTS);
-  if (shutdown !== "brutalKill" && shutdown !== undefined) checkMs(`shutdown of ${id}`, shutdown);
-  if (kind === "server" && typeof given.server !== "function") {
-    throw typeError(what, "server is no function", "give one that calls startLink()");
-  }
-  if (kind === "program") checkProgram(what, given);
-  if (waitFor !== undefined) checkWaitFor(waitFor, kind === "program" && given.output !== "keep");
-  return kind;
-}
-
-function checkProgram(what: string, given: Record<string, unknown>): void {
-  oneOf(what, "output", given.output, OUTPUTS);
-  for (const level of Object.values(given.levels ?? {})) oneOf(what, "level", level, LEVELS);
-  if (given.prefix !== undefined && typeof given.prefix !== "string") {
-    throw typeError(what, "prefix is no text", "give a string");
-  }
-  const options = (given.options ?? {}) as OpenOptions;
-  validate(given.command as string, given.args as string[] ?? [], options);
-  if (options.owner === undefined) return;
-  throw typeError(what, "its options name an owner", "leave it out: the supervisor is");
-}
-
-function oneOf(what: string, name: string, value: unknown, known: readonly unknown[]): void {
-  if (value === undefined || known.includes(value)) return;
-  const is = typeof value === "string" ? quote(value) : `a ${typeof value}`;
-  throw typeError(what, `its ${name} is ${is}`, `give ${known.map(String).join(", ")}`);
-}
-
-/** @throws {TypeError} for a name that nobody knows. */
-export function refuseUnknown(what: string, given: object, known: readonly string[]): void {
-  for (const name of Object.keys(given)) {
-    if (known.includes(name)) continue;
-    const meant = nearest(name, known);
-    const mend = meant === null
-      ? `the known ones are ${known.join(", ")}`
-      : `did you mean ${meant}?`;
-    throw typeError(what, `nobody knows its ${quote(name)}`, mend);
-  }
 }

@@ -39,14 +39,24 @@ export function toConsole({ level, prefix, text, truncated }: LogLine): void {
   console[level](`${prefix}${text}${truncated ? " [cut]" : ""}`);
 }
 
-/** Calls `log`. What it throws is its own error, and ends no child. */
+/** Logs that have thrown. */
+const broken: WeakSet<Log> = new WeakSet();
+
+/**
+ * Calls `log`. What it throws, or rejects with, ends neither a child nor this
+ * program; the console is told of it, at the first of what may be many lines.
+ */
 export function tellLog(log: Log, line: LogLine): void {
+  const failed = (error: unknown) => {
+    if (broken.has(log)) return;
+    broken.add(log);
+    console.error(`A log failed, first at the line ${line.prefix}${line.text}:`, error);
+  };
   try {
-    log(line);
+    const answer: unknown = log(line); // one that is async gives a promise
+    if (answer instanceof Promise) answer.catch(failed);
   } catch (error) {
-    queueMicrotask(() => {
-      throw error;
-    });
+    failed(error);
   }
 }
 

@@ -378,6 +378,7 @@ export class Process implements PortEvents, Source, Member {
       (cause === "owner" && this.spec.killOnOwnerDeath ? 0 : this.spec.graceMs);
     const first = !this.#ending;
     this.#ending = true;
+    if (this.#away) return; // done where it comes back; until then its handle is another's
     if (!this.#over) this.core.close(this.handle, cause, grace, deadlineMs ?? grace + PATIENCE_MS);
     if (!first) return;
     for (const input of this.#inputs) input.abandon("the port is closed");

@@ -59,6 +59,10 @@ export function checkWaitFor(waitFor: unknown, readsLines: boolean): void {
   if (kinds.length !== 1 || kind === undefined || extra.length > 0) {
     throw typeError(what, `it has ${Object.keys(given).join(", ") || "nothing"}`, mend);
   }
+  if (given.host !== undefined && (kind !== "port" || typeof given.host !== "string")) {
+    const why = kind === "port" ? "its host is no text" : `it has host beside ${kind}`;
+    throw typeError(what, why, "give { port, host }, or leave host out");
+  }
   if (given.timeoutMs !== undefined) checkMs("timeoutMs of waitFor", given.timeoutMs);
   if (!isKind(kind, given[kind])) throw typeError(what, `its ${kind} is of another kind`, mend);
   if (kind === "line" && !readsLines) {

@@ -8,48 +8,26 @@
  * @module
  */
 
-import { checkMs } from "./callbacks.ts";
 import {
-  checkChild,
   type End,
   inWords,
-  type NestedSpec,
   type Place,
-  type ProgramSpec,
-  refuseUnknown,
   type Running,
-  type ServerSpec,
   startProgram,
   startServer,
 } from "./children.ts";
-import { ClosedError, quote, rangeError, SupervisorError, typeError } from "./errors.ts";
+import { ClosedError, quote, SupervisorError, SurvivorsError, typeError } from "./errors.ts";
 import { Holder } from "./inbox.ts";
-import { type Log, tellLog, toConsole } from "./logging.ts";
+import { tellLog, toConsole } from "./logging.ts";
 import { runUntilSignal } from "./native/signals.ts";
 import type { Port } from "./port.ts";
 import { affected, type Backoff, backoffMs, Intensity, type Restart } from "./restart.ts";
 import { type Strategy, wantsRestart } from "./restart.ts";
 import type { Server } from "./server.ts";
+import { checkNested, checkSupervisor } from "./spec_checks.ts";
+import type { ChildSpec, NestedSpec, SupervisorOptions } from "./specs.ts";
 import { type Deferred, deferred } from "./streams.ts";
-
-/** A program, a server or a supervisor, and how it is supervised. */
-export type ChildSpec = ProgramSpec | ServerSpec | NestedSpec<SupervisorOptions>;
-
-/** What a supervisor is made of. */
-export interface SupervisorOptions {
-  /** Started in this order, each when the one before is ready. */
-  children?: readonly ChildSpec[];
-  /** Default `"one_for_one"`. */
-  strategy?: Strategy;
-  /** More restarts than this within `maxSeconds` end the supervisor; 0 or more, default 3. */
-  maxRestarts?: number;
-  /** Seconds, more than 0; default 5. */
-  maxSeconds?: number;
-  /** Default: restarts do not wait. */
-  backoff?: Backoff;
-  /** Gets the lines of its programs, and what becomes of its children; default: the console. Nested ones inherit it. */
-  log?: Log;
-}
+import { Waits } from "./waits.ts";
 
 /** A child as it is now. */
 export interface Child {
@@ -59,8 +37,11 @@ export interface Child {
   kind: "program" | "server" | "supervisor";
   /** When it is started again. */
   restart: Restart;
-  /** `stopped`: it has ended and is not to be restarted, or was terminated. */
-  state: "starting" | "running" | "stopped";
+  /**
+   * `restarting`: it has ended, and its restart waits for its time.
+   * `stopped`: it has ended and is not to be restarted, or was terminated.
+   */
+  state: "starting" | "running" | "restarting" | "stopped";
   /** Of a program that runs. */
   port?: Port;
   /** Of a server that runs. */
@@ -90,7 +71,6 @@ interface Entry {
   running: (Running & { supervisor?: Supervisor }) | null;
 }
 
-const STRATEGIES = ["one_for_one", "one_for_all", "rest_for_one"];
 const secret: unique symbol = Symbol("supervisor");
 
 /**
@@ -121,6 +101,11 @@ export class Supervisor implements AsyncDisposable {
   readonly #backoff: Backoff | null;
   readonly #place: Place;
   readonly #abort = new AbortController();
+  readonly #killed = new AbortController();
+  readonly #waits: Waits<Entry> = new Waits(
+    (one, other) => affected(this.#strategy, this.#children, one).includes(other),
+    (entry) => void this.#serial(() => this.#due(entry)),
+  );
   /** In the order of their start. */
   #children: Entry[] = [];
   /** What is done to children is done one after the other. */
@@ -136,8 +121,8 @@ export class Supervisor implements AsyncDisposable {
     this.#strategy = options.strategy ?? "one_for_one";
     this.#intensity = new Intensity(options.maxRestarts ?? 3, options.maxSeconds ?? 5);
     this.#backoff = options.backoff ?? null;
-    const { signal } = this.#abort;
-    this.#place = { owner: new Holder(), log: options.log ?? toConsole, signal };
+    const [{ signal }, { signal: killed }] = [this.#abort, this.#killed];
+    this.#place = { owner: new Holder(), log: options.log ?? toConsole, signal, killed };
     this.ended = this.#end.promise.then((error) => {
       if (error !== null) throw error;
     });
@@ -199,10 +184,11 @@ export class Supervisor implements AsyncDisposable {
     return this.#stopping ??= this.#shutDown(null);
   }
 
-  /** Ends all children at once, by SIGKILL, also where a `shutdown` is running. */
+  /** Ends all children at once, by SIGKILL, also where a `shutdown` is running or one is being started. */
   async kill(): Promise<void> {
     this.#told = true;
     this.#abort.abort();
+    this.#killed.abort(); // for those that start
     await Promise.allSettled(this.#children.map(({ running }) => running?.stop("brutalKill")));
     await this.stop();
   }
@@ -216,13 +202,13 @@ export class Supervisor implements AsyncDisposable {
 
   /** All children, in the order of their start. */
   whichChildren(): Child[] {
-    return this.#children.map(childOf);
+    return this.#children.map((entry) => this.#shown(entry));
   }
 
   /** The child of that id; null where there is none. */
   child(id: string): Child | null {
     const entry = this.#find(id);
-    return entry === undefined ? null : childOf(entry);
+    return entry === undefined ? null : this.#shown(entry);
   }
 
   /** How many there are. */
@@ -251,42 +237,62 @@ export class Supervisor implements AsyncDisposable {
         this.#remove(entry);
         throw error;
       });
-      return childOf(entry);
+      return this.#shown(entry);
     });
   }
 
   /**
-   * Ends a child; it is not restarted, and a temporary one is no child any more.
+   * Ends a child, or its wait for a restart. Its end is no reason to restart it or another, and a temporary one is
+   * no child any more. A restart of its siblings (`one_for_all`, `rest_for_one`) starts it again, as in OTP:
+   * {@link Supervisor.deleteChild} keeps it away.
    *
    * @throws {SupervisorError} where there is none (ENOENT), or it cannot be ended (ESHUTDOWN).
    */
   async terminateChild(id: string): Promise<void> {
-    await this.#live("terminate", () => this.#terminate([this.#mustFind("terminate", id)]));
+    await this.#live("terminate", async () => {
+      const entry = this.#mustFind("terminate", id);
+      this.#waits.cancel(entry);
+      await this.#terminate([entry]);
+    });
   }
 
   /**
    * Starts a child that was terminated or has ended.
    *
-   * @throws {SupervisorError} where there is none (ENOENT), it runs (EBUSY) or does not start (ESTART).
+   * @throws {SupervisorError} where there is none (ENOENT), it runs or is to be restarted (EBUSY), or does not
+   * start (ESTART).
    */
   async restartChild(id: string): Promise<Child> {
     return await this.#live("restart", async () => {
       const entry = this.#stopped("restart", id);
       await this.#startOne(entry);
-      return childOf(entry);
+      return this.#shown(entry);
     });
   }
 
   /**
    * Forgets a child that was terminated or has ended.
    *
-   * @throws {SupervisorError} where there is none (ENOENT), or it runs (EBUSY).
+   * @throws {SupervisorError} where there is none (ENOENT), or it runs or is to be restarted (EBUSY).
    */
   async deleteChild(id: string): Promise<void> {
     await this.#live("delete", () => {
       this.#remove(this.#stopped("delete", id));
       return Promise.resolve();
     });
+  }
+
+  #shown(entry: Entry): Child {
+    const { spec: { id }, kind, restart, starting, running } = entry;
+    const { port, server, supervisor } = running ?? {};
+    const waits = this.#waits.has(entry) ? "restarting" : "stopped";
+    return {
+      ...{ id, kind, restart },
+      state: running !== null ? "running" : starting ? "starting" : waits,
+      ...(port === undefined ? {} : { port }),
+      ...(server === undefined ? {} : { server }),
+      ...(supervisor === undefined ? {} : { supervisor }),
+    };
   }
 
   #find(id: string): Entry | undefined {
@@ -301,8 +307,10 @@ export class Supervisor implements AsyncDisposable {
 
   #stopped(doing: string, id: string): Entry {
     const entry = this.#mustFind(doing, id);
-    if (entry.running === null) return entry;
-    throw refused(doing, id, "it runs", "EBUSY", "terminate it first");
+    const waits = this.#waits.has(entry);
+    if (entry.running === null && !waits) return entry;
+    const why = waits ? "it is to be restarted" : "it runs";
+    throw refused(doing, id, why, "EBUSY", "terminate it first");
   }
 
   #remove(entry: Entry): void {
@@ -358,13 +366,19 @@ export class Supervisor implements AsyncDisposable {
   }
 
   async #startNested(
-    { supervisor: options }: NestedSpec<SupervisorOptions>,
+    { supervisor: options }: NestedSpec,
   ): Promise<NonNullable<Entry["running"]>> {
-    const { log, signal } = this.#place;
-    const nested = new Supervisor(secret, { log, ...options });
-    const stop = () => void nested.stop().catch(() => {}); // what keeps it is told by its start
+    const { log, signal, killed } = this.#place;
+    const nested = new Supervisor(secret, { ...options, log: options.log ?? log });
+    // What keeps it from its end is told by its start.
+    const stop = () => void nested.stop().catch(() => {});
+    const kill = () => void nested.kill().catch(() => {});
     signal.addEventListener("abort", stop);
-    await nested.#begin(options).finally(() => signal.removeEventListener("abort", stop));
+    killed.addEventListener("abort", kill);
+    await nested.#begin(options).finally(() => {
+      signal.removeEventListener("abort", stop);
+      killed.removeEventListener("abort", kill);
+    });
     const ended = nested.ended.then(
       () => ({ normal: true, reason: "shutdown" }),
       (reason) => ({ normal: false, reason }),
@@ -379,14 +393,20 @@ export class Supervisor implements AsyncDisposable {
     await this.stop().finally(() => clearTimeout(timer));
   }
 
-  /** Ends those that run, the last one first. */
-  async #terminate(entries: readonly Entry[]): Promise<void> {
-    const errors: unknown[] = [];
+  /** Ends those that run, the last one first. Returns what went wrong, and with whom. */
+  async #endAll(entries: readonly Entry[]): Promise<{ entry: Entry; error: unknown }[]> {
+    const wrong: { entry: Entry; error: unknown }[] = [];
     for (const entry of [...entries].reverse()) {
-      await entry.running?.stop(entry.spec.shutdown).catch((error) => errors.push(error));
+      const how = this.#killed.signal.aborted ? "brutalKill" : entry.spec.shutdown;
+      await entry.running?.stop(how).catch((error) => wrong.push({ entry, error }));
       entry.running = null; // its end is no news any more
       if (entry.restart === "temporary") this.#remove(entry);
     }
+    return wrong;
+  }
+
+  async #terminate(entries: readonly Entry[]): Promise<void> {
+    const errors = (await this.#endAll(entries)).map(({ error }) => error);
     if (errors.length === 0) return;
     const others = errors.length === 1 ? "" : `; and ${errors.length - 1} more`;
     const why = `${inWords(errors[0])}${others}`;
@@ -396,6 +416,7 @@ export class Supervisor implements AsyncDisposable {
 
   async #shutDown(error: SupervisorError | null): Promise<void> {
     this.#abort.abort();
+    this.#waits.clear();
     const failed = await this.#serial(() => this.#terminate(this.#children)).catch((e) => e);
     await this.#place.owner[Symbol.asyncDispose]();
     const end = error ?? failed ?? null;
@@ -414,36 +435,55 @@ export class Supervisor implements AsyncDisposable {
     this.#say(entry, normal ? "info" : "error", `ended (${inWords(reason)})`);
   }
 
+  /** At once, or when its time has come; until it is there, or it was tried too often. */
   async #restart(first: Entry, reason: unknown): Promise<void> {
     for (let [failed, why] = [first, reason];;) {
       if (!this.#intensity.add(performance.now())) return this.#giveUp(failed, why);
-      const nth = this.#intensity.count;
-      const ms = backoffMs(this.#backoff, nth, Math.random());
+      const ms = backoffMs(this.#backoff, this.#intensity.count, Math.random());
       const later = ms === 0 ? "" : ` in ${ms} ms`;
       this.#say(failed, "error", `ended (${inWords(why)}), is restarted${later}`);
-      if (ms > 0) await this.#pause(ms);
-      if (this.#abort.signal.aborted) return;
-      const group = affected(this.#strategy, this.#children, failed);
-      try {
-        await this.#terminate(group);
-        await this.#startAll(group.filter((entry) => this.#children.includes(entry)));
-        return;
-      } catch (error) {
-        if (this.#abort.signal.aborted) return;
-        failed = this.#find((error as SupervisorError).subject) ?? failed;
-        why = error;
-      }
+      if (ms > 0) return this.#waits.begin(failed, ms);
+      const again = await this.#startAgain(failed);
+      if (again === null) return;
+      ({ failed, why } = again);
     }
   }
 
-  /** Shorter where the supervisor is ending. */
-  async #pause(ms: number): Promise<void> {
-    const { signal } = this.#abort;
-    const over = deferred<void>();
-    const timer = setTimeout(over.resolve, ms);
-    signal.addEventListener("abort", () => over.resolve(), { once: true });
-    await over.promise;
-    clearTimeout(timer);
+  /** The time of one that waited has come; meanwhile it may be wanted no more, or brought along by another. */
+  async #due(entry: Entry): Promise<void> {
+    if (!this.#waits.ready(entry) || this.#abort.signal.aborted) return;
+    const again = await this.#startAgain(entry);
+    if (again !== null) await this.#restart(again.failed, again.why);
+  }
+
+  /** Ends and starts all that is restarted with it. Returns who kept that from being done. */
+  async #startAgain(first: Entry): Promise<{ failed: Entry; why: unknown } | null> {
+    const group = affected(this.#strategy, this.#children, first);
+    for (const entry of group) this.#waits.cancel(entry);
+    const left = () => group.filter((entry) => this.#children.includes(entry));
+    try {
+      await this.#endSiblings(group);
+      await this.#startAll(left());
+      return null;
+    } catch (why) {
+      if (this.#abort.signal.aborted) return null;
+      const failed = this.#find((why as SupervisorError).subject) ?? first;
+      // Its next restart brings the others along, unless it is wanted no more.
+      const others = left().filter((entry) => entry !== failed && entry.running === null);
+      for (const entry of others) this.#waits.along(entry);
+      return { failed, why };
+    }
+  }
+
+  /** What goes wrong at the end of one that is gone all the same keeps nobody from being started. */
+  async #endSiblings(group: readonly Entry[]): Promise<void> {
+    for (const { entry, error } of await this.#endAll(group)) {
+      if (survived(error)) {
+        const why = inWords(error);
+        throw refused("end", entry.spec.id, why, "ESHUTDOWN", "look at the cause", error);
+      }
+      this.#say(entry, "error", `was ended for a restart, and failed at that (${inWords(error)})`);
+    }
   }
 
   /** Behind the restart that calls it. */
@@ -466,15 +506,11 @@ function entryOf(spec: ChildSpec): Entry {
   return { spec, kind, restart: spec.restart ?? "permanent", starting: false, running: null };
 }
 
-function childOf({ spec: { id }, kind, restart, starting, running }: Entry): Child {
-  const state = running !== null ? "running" : starting ? "starting" : "stopped";
-  const { port, server, supervisor } = running ?? {};
-  return {
-    ...{ id, kind, restart, state },
-    ...(port === undefined ? {} : { port }),
-    ...(server === undefined ? {} : { server }),
-    ...(supervisor === undefined ? {} : { supervisor }),
-  };
+/** Somebody is still there. */
+function survived(error: unknown): boolean {
+  if (error instanceof SurvivorsError) return true;
+  if (error instanceof AggregateError) return error.errors.some(survived);
+  return error instanceof Error && error.cause !== undefined && survived(error.cause);
 }
 
 function refused(
@@ -489,60 +525,4 @@ function refused(
   const lastOutput = cause instanceof SupervisorError ? cause.lastOutput : null;
   const fault = { what, why, code, mend, op: doing, subject: id, lastOutput };
   return new SupervisorError(cause === undefined ? fault : { ...fault, cause });
-}
-
-// ---- checks
-
-const KNOWN = ["children", "strategy", "maxRestarts", "maxSeconds", "backoff", "log"];
-
-/** Refuses what is no supervisor, before anything of it starts. */
-function checkSupervisor(options: unknown): void {
-  const what = "Cannot use a supervisor";
-  if (typeof options !== "object" || options === null || Array.isArray(options)) {
-    throw typeError(what, "its options are no object", "give { children }");
-  }
-  refuseUnknown(what, options, KNOWN);
-  const { strategy, maxRestarts, maxSeconds, backoff, log, children = [] } =
-    options as SupervisorOptions;
-  if (strategy !== undefined && !STRATEGIES.includes(strategy)) {
-    const mend = `give ${STRATEGIES.join(", ")}`;
-    throw typeError(what, `its strategy is ${quote(String(strategy))}`, mend);
-  }
-  if (maxRestarts !== undefined && (!Number.isInteger(maxRestarts) || maxRestarts < 0)) {
-    throw rangeError(what, `maxRestarts is ${maxRestarts}`, "give a whole number, 0 or more");
-  }
-  if (maxSeconds !== undefined && !(maxSeconds > 0)) {
-    throw rangeError(what, `maxSeconds is ${maxSeconds}`, "give a number above 0");
-  }
-  if (log !== undefined && typeof log !== "function") {
-    throw typeError(what, "log is no function", "give one that takes a line");
-  }
-  if (backoff !== undefined) checkBackoff(what, backoff);
-  if (!Array.isArray(children)) throw typeError(what, "children is no array", "give an array");
-  const ids = new Set<string>();
-  for (const child of children as readonly ChildSpec[]) {
-    checkNested(child);
-    if (ids.has(child.id)) {
-      throw typeError(what, `two children have the id ${quote(child.id)}`, "give each its own");
-    }
-    ids.add(child.id);
-  }
-}
-
-function checkNested(spec: ChildSpec): void {
-  if (checkChild(spec) !== "supervisor") return;
-  checkSupervisor((spec as NestedSpec<SupervisorOptions>).supervisor);
-}
-
-function checkBackoff(what: string, backoff: Backoff): void {
-  if (typeof backoff !== "object" || backoff === null) {
-    throw typeError(what, "backoff is no object", "give { minMs }");
-  }
-  refuseUnknown(`${what}'s backoff`, backoff, ["minMs", "maxMs", "factor", "jitter"]);
-  const { minMs, maxMs, factor = 1, jitter = 0 } = backoff;
-  checkMs("minMs of backoff", minMs);
-  if (maxMs !== undefined) checkMs("maxMs of backoff", maxMs);
-  if (factor >= 1 && factor < Infinity && jitter >= 0 && jitter <= 1) return;
-  const is = `its factor is ${factor}, its jitter ${jitter}`;
-  throw rangeError(what, is, "give a factor of 1 or more, a jitter from 0 to 1");
 }

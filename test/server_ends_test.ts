@@ -5,6 +5,7 @@
 
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import {
+  addressOf,
   type Awaitable,
   ClosedError,
   Mailbox,
@@ -120,6 +121,13 @@ for (const [how, answer] of KILLERS) {
 const AWAY: [way: string, give: (port: Port, to: Mailbox) => Awaitable<PortTicket | Port>][] = [
   ["transfer", (port) => port.transfer()],
   ["connect", (port, to) => port.connect(to)],
+  ["connect to an address", async (port, to) => {
+    const came = Promise.withResolvers<Port>();
+    const address = addressOf(to, came.resolve);
+    await port.connect(address);
+    address.close();
+    return await came.promise;
+  }],
 ];
 
 for (const [way, give] of AWAY) {
@@ -177,8 +185,9 @@ test("a server whose port nobody takes goes on; one that ended meanwhile takes i
     if (way === "goes on") {
       await server.port.command("here\n");
       await until(async () => await server.call(0) === "here\n", { what: "its program" });
-      await server.stop();
-      assertEquals((await end()).reason, "normal");
+      const ticket = server.port.transfer();
+      assertEquals((await end()).reason, "handedOn");
+      await Port.adopt(ticket).close();
     }
     await gone(ids);
     port1.close();

@@ -453,28 +453,35 @@ test("output: drop reads to nothing, keep leaves it to whoever reads the port", 
   assertEquals(lines.filter(({ stream }) => stream !== "supervisor"), []);
 });
 
-test("a log that throws ends no child", async () => {
-  const seen: string[] = [];
-  const uncaught: unknown[] = [];
-  const heard = (event: ErrorEvent) => {
-    event.preventDefault();
-    uncaught.push(event.error);
-  };
-  globalThis.addEventListener("error", heard);
-  try {
-    await using supervisor = await start({
-      children: [{ id: "a", command: "sh", args: ["-c", "echo 1; echo 2; exec sleep 1000"] }],
-      log: ({ text }) => {
-        seen.push(text);
-        throw new Error(text);
-      },
-    });
-    await until(() => seen.length === 2 && uncaught.length === 2, { what: "both lines" });
-    assertEquals(supervisor.countChildren().active, 1);
-  } finally {
-    globalThis.removeEventListener("error", heard);
-  }
-});
+for (const way of ["throws", "rejects"]) {
+  test(`a log that ${way} ends no child and no program; the console is told once`, async () => {
+    const seen: string[] = [];
+    const told: unknown[][] = [];
+    const { error } = console;
+    console.error = (...words) => told.push(words);
+    try {
+      await using supervisor = await start({
+        children: [{ id: "a", command: "sh", args: ["-c", "echo 1; echo 2; exec sleep 1000"] }],
+        log: ({ text }) => {
+          seen.push(text);
+          if (way === "throws") throw new Error(text);
+          return Promise.reject(new Error(text)) as unknown as void;
+        },
+      });
+      await until(() => seen.length === 2 && told.length > 0, { what: "both lines" });
+      await pause(0);
+      assertEquals(supervisor.countChildren().active, 1);
+      const [words = [], ...more] = told;
+      assertEquals([`${words[0]}`, `${words[1]}`, more.length], [
+        "A log failed, first at the line [a] 1:",
+        "Error: 1",
+        0,
+      ]);
+    } finally {
+      console.error = error;
+    }
+  });
+}
 
 test("its scope's end leaves nothing, also where that throws", async () => {
   using scratch = new Scratch();
@@ -546,6 +553,16 @@ test("bad input: typed errors, and nothing is started", async () => {
     [{ backoff: { minMs: 1, factor: 0.5 } }, RangeError],
     [{ backoff: { minMs: 1, jitter: 2 } }, RangeError],
     [{ backoff: { min: 1 } }, TypeError],
+    [{ backoff: null }, TypeError],
+    [{ backoff: { minMs: 0 } }, RangeError],
+    [{ backoff: { minMs: 10, maxMs: 5 } }, RangeError],
+    [{ backoff: { minMs: 1, jitter: "0.5" } }, TypeError],
+    [{ backoff: { minMs: 1, factor: "2" } }, TypeError],
+    [{ backoff: { minMs: 1, factor: NaN } }, RangeError],
+    [{ maxSeconds: "5" }, TypeError],
+    [{ maxSeconds: NaN }, RangeError],
+    [{ maxRestarts: "3" }, TypeError],
+    [{ strategy: 1 }, TypeError],
   ];
   const badChildren: [unknown, ErrorConstructor][] = [
     [null, TypeError],
@@ -558,6 +575,15 @@ test("bad input: typed errors, and nothing is started", async () => {
     [{ ...fine, id: "b", shutdown: "softKill" }, TypeError],
     [{ ...fine, id: "b", output: "none" }, TypeError],
     [{ ...fine, id: "b", levels: { stdout: "loud" } }, TypeError],
+    [{ ...fine, id: "b", levels: { stdot: "info" } }, TypeError],
+    [{ ...fine, id: "b", levels: "info" }, TypeError],
+    [{ ...fine, id: "b", levels: null }, TypeError],
+    [{ ...fine, id: "b", options: null }, TypeError],
+    [{ ...fine, id: "b", args: null }, TypeError],
+    [{ ...fine, id: "b", shutdown: null }, TypeError],
+    [{ ...fine, id: "b", waitFor: { line: /x/, host: "localhost" } }, TypeError],
+    [{ ...fine, id: "b", waitFor: { port: 80, host: 127 } }, TypeError],
+    [{ id: "b", supervisor: null }, TypeError],
     [{ ...fine, id: "b", prefix: 1 }, TypeError],
     [{ ...fine, id: "b", options: { owner: {} } }, TypeError],
     [{ ...fine, id: "b", options: { timeoutMs: -1 } }, RangeError],
