@@ -187,7 +187,7 @@ impl Asked<'_> {
             room = match sent {
                 // The keeper's end, which its guardian tells of.
                 Err(Errno::PIPE | Errno::CONNRESET) => {
-                    self.reactor.unread(port);
+                    self.reactor.nothing_begun(port);
                     true
                 }
                 other => other.map_err(at(Stage::Keeper))?,

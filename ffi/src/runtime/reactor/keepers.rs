@@ -103,7 +103,7 @@ impl Reactor {
             Err(Errno::AGAIN) => {}
             Ok(None) | Err(_) => {
                 if !begun || received.is_err_and(|errno| errno == Errno::CONNRESET) {
-                    self.unread(port);
+                    self.nothing_begun(port);
                 }
                 self.keeper_silent(port);
             }
@@ -156,7 +156,7 @@ impl Reactor {
     }
 
     /// A keeper ended and left its launch record unread, or was not sent any: nothing has been started.
-    pub fn unread(&self, port: &Port) {
+    pub fn nothing_begun(&self, port: &Port) {
         let mut state = lock(&port.state);
         if !state.started && state.cause.is_none() {
             state.lost = Errno::CONNRESET;
