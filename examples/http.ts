@@ -10,12 +10,17 @@
 
 import { open, SpawnError } from "../mod.ts";
 
-/** A handler for `Deno.serve`: each request has a program of its own. */
+/**
+ * A handler for `Deno.serve`: each request has a program of its own, but for
+ * HEAD. Of that nobody would read the output, nor end the program: a signal
+ * that aborts when the answer is sent is not promised.
+ */
 export function streaming(
   command: string,
   args: readonly string[] = [],
 ): (request: Request) => Promise<Response> {
-  return async ({ signal }) => {
+  return async ({ method, signal }) => {
+    if (method === "HEAD") return new Response(null);
     try {
       const port = await open(command, args, { stdin: "null", stderr: "inherit", signal });
       return new Response(port.stdout);

@@ -31,6 +31,7 @@ export const typescript: Rows = [
   ["src/events.ts"],
   ["src/process.ts", "src/address.ts"],
   ["src/ticket.ts"],
+  ["src/moved.ts"],
   ["src/messages.ts", "src/join.ts"],
   ["src/mailbox.ts"],
   ["src/streams.ts", "src/cgroup.ts", "src/doctor.ts"],

@@ -456,7 +456,8 @@ function variable(name: string, value: unknown): Spec["env"][number] {
   return [name, value];
 }
 
-function abortSignal({ signal }: Given): AbortSignal | null {
+/** The signal among the options; null where none is given. */
+export function abortSignal({ signal }: Given): AbortSignal | null {
   if (signal === undefined) return null;
   // By its shape: a signal of another realm is no instance of this one's class.
   if (typeof signal === "object" && signal !== null && "aborted" in signal) {

@@ -25,7 +25,7 @@ import type { Limits } from "./limits.ts";
 import { sink, source } from "./join.ts";
 import { Mailbox, type Message } from "./mailbox.ts";
 import { nativeCore } from "./native/load.ts";
-import { answered, type OpenOptions, type Spec, validate } from "./options.ts";
+import { abortSignal, answered, type OpenOptions, type Spec, validate } from "./options.ts";
 import { Process } from "./process.ts";
 import {
   type Containment,
@@ -415,7 +415,8 @@ export class Port {
   static adopt(ticket: PortTicket, options: AdoptOptions = {}): Port {
     const moved = movedOf(ticket);
     refuseOptions("Port.adopt()", options, ["owner", "signal"]);
-    const { owner = null, signal = null } = options;
+    const { owner = null } = options;
+    const signal = abortSignal(options as Given);
     if (owner !== null && !(owner instanceof Mailbox)) {
       throw typeError(
         "Cannot adopt a port",

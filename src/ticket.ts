@@ -2,16 +2,14 @@
 // SPDX-FileCopyrightText: proton-stream contributors
 
 /**
- * What of a port goes to another Worker: everything that is known of it on
- * this side, in a form that postMessage() takes.
+ * The tickets of ports that go to another Worker, in a form that
+ * postMessage() takes.
  *
  * @module
  */
 
-import type { Handle } from "./core.ts";
 import { ClosedError, typeError } from "./errors.ts";
-import type { Spec } from "./options.ts";
-import type { MovedOutput } from "./streams.ts";
+import { type Moved, movedOr, specOf } from "./moved.ts";
 
 /** A port on its way; made by `port.transfer()`, for `Port.adopt()` in any Worker of this process, once. */
 export interface PortTicket {
@@ -21,37 +19,19 @@ export interface PortTicket {
   readonly moved: unknown;
 }
 
-/** A message that nobody has taken yet. */
-export interface MovedMessage {
-  type: "data" | "error";
-  data: Uint8Array<ArrayBuffer>;
-}
-
-/** What a port leaves its isolate with. */
-export interface Moved {
-  handle: Handle;
-  /** What its native side hands it out for. */
-  key: Uint8Array;
-  spec: Spec;
-  outputs: MovedOutput[];
-  /** Why each input is over; null where it is not. */
-  inputs: (string | null)[];
-  messages: MovedMessage[];
-}
-
 /** Raised when the form of {@link Moved} changes: copies of this package may differ. */
 const TYPE: PortTicket["type"] = "proton-stream ticket 1";
 
 /** A ticket for `moved`. What cannot go along, or is nobody's business, stays behind. */
 export function ticketOf(moved: Moved): PortTicket {
-  const spec = { ...moved.spec, args: [], env: [], signal: null, owner: null };
-  return { type: TYPE, moved: { ...moved, spec } };
+  return { type: TYPE, moved: { ...moved, spec: specOf(moved.spec) } };
 }
 
 /**
- * What a ticket carries. Whether it is one of those that were handed out its native side decides.
+ * What a ticket carries. Whether it is one of those that were handed out its native side decides, which then gives
+ * the port out: nothing may be wrong with it behind that.
  *
- * @throws {TypeError} for what has not the form of one.
+ * @throws {TypeError} for what has not the form of one, in any part.
  */
 export function movedOf(ticket: unknown): Moved {
   const { type, moved } = (typeof ticket === "object" && ticket !== null ? ticket : {}) as {
@@ -61,10 +41,8 @@ export function movedOf(ticket: unknown): Moved {
   if (typeof type === "string" && type !== TYPE && type.startsWith("proton-stream ticket")) {
     throw foreign();
   }
-  const { handle, key, spec, outputs, inputs, messages } = (moved ?? {}) as Record<string, unknown>;
-  const whole = type === TYPE && Number.isInteger(handle) && key instanceof Uint8Array &&
-    typeof spec === "object" && spec !== null && [outputs, inputs, messages].every(Array.isArray);
-  if (whole) return moved as Moved;
+  const whole = type === TYPE ? movedOr(moved) : null;
+  if (whole !== null) return whole;
   throw typeError("Cannot adopt a port", "this is no ticket", "pass what port.transfer() returned");
 }
 

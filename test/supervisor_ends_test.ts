@@ -269,6 +269,8 @@ for (const [strategy, ends, then] of GROUPS) {
     await until(() => started().length >= then.length, { what: () => `all, not ${started()}` });
     await until(() => supervisor.countChildren().active === 3, { what: "all" });
     assertEquals(started(), then);
+    // Not "it is to be restarted": nobody waits any more.
+    for (const id of ends) await assertRejects(() => supervisor.restartChild(id), Error, "it runs");
   });
 }
 

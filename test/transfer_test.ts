@@ -263,6 +263,7 @@ test("used, forged and foreign tickets are refused, and do nothing", async () =>
     assertThrows(() => Port.adopt(nonsense as unknown as PortTicket), TypeError, "no ticket");
   }
   assertThrows(() => Port.adopt(ticket, { owner: {} as Mailbox }), TypeError);
+  assertThrows(() => Port.adopt(ticket, { signal: 5 as never }), TypeError, "signal");
   await using adopted = Port.adopt(ticket);
   const error = assertThrows(() => Port.adopt(ticket));
   assertInstanceOf(error, ClosedError);
@@ -270,6 +271,47 @@ test("used, forged and foreign tickets are refused, and do nothing", async () =>
   await adopted.command("still here\n");
   await adopted.closeStdin();
   assertEquals(await adopted.text(), "still here\n");
+});
+
+test("a ticket with a part that is none is refused whole: its port stays, for the right one", async () => {
+  await using mailbox = new Mailbox();
+  const port = await open("sh", ["-c", "echo first; exec cat <&3 >&3"], {
+    owner: mailbox,
+    fds: { 3: "piped" },
+    rlimits: { cpu: 1_000 },
+  });
+  await mailbox.receive(port);
+  // deno-lint-ignore no-explicit-any -- what is in it is nobody's business, but for this
+  const ticket: any = port.transfer();
+  const part = new Uint8Array(1);
+  const { outputs, spec } = ticket.moved;
+  const tampered: [name: string, moved: object][] = [
+    ...[null, [5], [null], [{ type: "data" }], [{ type: "exit", data: part }], [{
+      type: "data",
+      data: new Uint8Array(new SharedArrayBuffer(1)),
+    }], [{ type: "data", data: new Uint8Array(spec.windowBytes + 1) }]]
+      .map((messages): [string, object] => ["messages", { messages }]),
+    ...[null, [], outputs.slice(1), [...outputs, outputs[0]], outputs.map(() => ({}))]
+      .map((outputs): [string, object] => ["outputs", { outputs }]),
+    ...[null, [], [1, 2], [null], [null, null, null]]
+      .map((inputs): [string, object] => ["inputs", { inputs }]),
+    ["spec", { spec: {} }],
+    ["spec", { spec: { ...spec, fds: [] } }],
+    ...Object.keys(spec).map((name): [string, object] => {
+      return [name, { spec: { ...spec, [name]: { nonsense: true } } }];
+    }).filter(([name]) => name !== "identity"), // of which nothing is used again
+  ];
+  for (const [name, change] of tampered) {
+    const forged = { ...ticket, moved: { ...ticket.moved, ...change } };
+    assertThrows(() => Port.adopt(forged), TypeError, "no ticket", name);
+  }
+  const adopted = Port.adopt(structuredClone(ticket));
+  const { readable, writable } = adopted.fd(3);
+  const writer = writable.getWriter();
+  await writer.write(bytesOf("still here\n"));
+  await writer.close();
+  assertEquals(await new Response(readable).text(), "still here\n");
+  await adopted.close();
 });
 
 test("two copies of the package work side by side and refuse each other's tickets", async () => {
