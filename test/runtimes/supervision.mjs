@@ -124,6 +124,160 @@ export function supervision({ proton, module, probe, startHost }) {
     }
   }
 
+  /** Each strategy, by who is new after one was killed; a server that ends is a child that ends. */
+  async function restarts() {
+    const groups = { one_for_one: ["b"], rest_for_one: ["b", "c"], one_for_all: ["a", "b", "c"] };
+    for (const [strategy, group] of Object.entries(groups)) {
+      const module = {
+        init: () => ({ state: null }),
+        handleCast() {
+          throw new Error("the original");
+        },
+      };
+      const supervisor = await Supervisor.start({
+        strategy,
+        children: [
+          { id: "a", command: probe, args: ["ready"], waitFor: { line: /^ready/ }, shutdown: 0 },
+          { id: "b", server: () => startLink(module, "cat") },
+          { id: "c", command: "cat" },
+        ],
+        maxRestarts: 3,
+        log: () => {},
+      });
+      const pids = () =>
+        supervisor.whichChildren().map(({ port, server }) => (port ?? server?.port)?.pid);
+      const fresh = (before) => ["a", "b", "c"].filter((_, at) => pids()[at] !== before[at]);
+      const before = pids();
+      supervisor.child("b").server.cast(1);
+      await met(() => !pids().includes(undefined) && fresh(before).length === group.length);
+      assert.deepEqual(fresh(before), group);
+      const ids = pids().map(identity);
+      await supervisor.stop();
+      assert.deepEqual(ids.filter(alive), []);
+    }
+  }
+
+  /** A restart that waits, and a start that hangs, hold up nothing. */
+  async function waits() {
+    const long = 2 ** 31 - 1;
+    const supervisor = await Supervisor.start({
+      children: ["a", "b"].map((id) => ({ id, command: "cat", restart: "transient" })),
+      backoff: { minMs: long, maxMs: long },
+      log: () => {},
+    });
+    await supervisor.child("a").port.kill("SIGKILL");
+    await met(() => supervisor.child("a").state === "restarting");
+    await supervisor.child("b").port.kill("SIGKILL");
+    await met(() => supervisor.child("b").state === "restarting");
+    await supervisor.terminateChild("a");
+    await supervisor.restartChild("a");
+    const id = identity(supervisor.child("a").port.pid);
+    const hanging = supervisor.startChild({
+      id: "hangs",
+      server: (signal) =>
+        startLink({ init: () => new Promise(() => {}) }, "cat", [], undefined, { signal }),
+      shutdown: long,
+    });
+    const refused = assert.rejects(hanging, (error) => error.cause.code === "ECANCELED");
+    await met(() => supervisor.child("hangs")?.state === "starting");
+    await supervisor.kill();
+    await refused;
+    assert.equal(alive(id), false);
+  }
+
+  /** What is asked, told and continued, in order; each that fails ends the server and leaves no program. */
+  async function serverEnds() {
+    const order = [];
+    const next = (what) => (order.push(what), { state: null });
+    const module = {
+      init: () => ({ state: null, continue: "continue" }),
+      handleContinue: next,
+      handleCast: async (what) => await Promise.resolve(next(what)),
+      handleInfo: next,
+      handleCall: (what) => ({ ...next(what), reply: what }),
+      terminate: (reason) => void order.push(reason),
+    };
+    const server = await startLink(module, "cat");
+    server.cast("cast");
+    server.send("info");
+    assert.equal(await server.call("call"), "call");
+    await server.stop("shutdown");
+    assert.deepEqual(order, ["continue", "cast", "info", "call", "shutdown"]);
+
+    const original = new Error("the original");
+    const ended = (module, act = () => {}) =>
+      new Promise((resolve, reject) => {
+        startLink(module, "cat", [], undefined, { onEnd: resolve }).then(act).catch(reject);
+      });
+    const init = () => ({ state: null });
+    const fail = () => {
+      throw original;
+    };
+    const { error } = await ended({
+      init: () => ({ state: null, continue: 1 }),
+      handleContinue: fail,
+    });
+    assert.equal(error.cause, original);
+    const cast = await ended({ init, handleCast: fail }, (server) => server.cast(1));
+    assert.equal(cast.error.cause, original);
+    let calling;
+    const { reason } = await ended(
+      { init, handleCall: () => new Promise(() => {}) },
+      (server) => {
+        calling = assert.rejects(server.call(1, { timeoutMs: Infinity }), ClosedError);
+        void server.kill();
+      },
+    );
+    await calling;
+    assert.equal(reason, "killed");
+  }
+
+  /** Timers have their turn beside a server that goes on for ever. */
+  async function fairTurns() {
+    let timer = false;
+    const module = {
+      init: () => ({ state: 0 }),
+      handleInfo(_, turns, self) {
+        if (!timer && turns < 1e8) self.send(null);
+        return { state: turns + 1 };
+      },
+      handleCall: (_, __, turns) => ({ reply: turns, state: turns }),
+    };
+    const server = await startLink(module, "cat");
+    setTimeout(() => timer = true, 20);
+    server.send(null);
+    await met(() => timer);
+    assert.ok(await server.call() < 1e8);
+    await server.stop();
+  }
+
+  /** A port that a server or a supervisor gives to a Worker is no longer theirs, and its program lives on. */
+  async function handedOn() {
+    const mover = await startMover(module);
+    const callbacks = {
+      init: () => ({ state: null }),
+      handleCall: (_, __, state, self) => ({ reply: self.port.transfer(), state }),
+    };
+    const server = await startLink(callbacks, "cat");
+    const children = [{ id: "a", command: "cat", output: "keep" }];
+    const supervisor = await Supervisor.start({ children, log: () => {} });
+    const { port } = supervisor.child("a");
+    const ids = [server.port.pid, port.pid].map(identity);
+    for (const ticket of [await server.call(), port.transfer()]) {
+      await mover.ask("adopt", { ticket });
+      await mover.ask("command", { text: "there\n" });
+      const [message] = (await mover.ask("take", { count: 1 })).taken;
+      assert.equal(text(message.data), "there\n");
+    }
+    const { reason, status } = await server.ended;
+    assert.deepEqual([reason, status], ["handedOn", null]);
+    await met(() => ![undefined, port.pid].includes(supervisor.child("a").port?.pid));
+    await supervisor.stop();
+    assert.equal(ids.filter(alive).length, 2);
+    await mover.worker.terminate();
+    await gone(ids);
+  }
+
   /** To a Worker while data flows, and back; then its sender's end, and the adopter's. */
   async function moves() {
     const mover = await startMover(module);
@@ -182,6 +336,11 @@ export function supervision({ proton, module, probe, startHost }) {
     ["Supervisor.run: a signal ends all in reverse order, and the program by it", runUntilSignal],
     ["a supervisor: order, readiness, a nested one, a restart, reverse order", supervisorLife],
     ["too many restarts escalate; a start that fails says why", escalation],
+    ["each strategy: who is started anew when a server of it ends", restarts],
+    ["a restart that waits, and a start that hangs, hold up nothing", waits],
+    ["a port that is given away is its server's and its supervisor's no more", handedOn],
+    ["a server: what it is told, in order, and how each that fails ends it", serverEnds],
+    ["a server that sends to itself for ever leaves others their turns", fairTurns],
     ["a server: name, calls answered later, continue, stop", serverLife],
     ["a throw in a handler ends server and tree, with its cause", throwInHandler],
   ];
