@@ -5,7 +5,7 @@
 
 import { assertEquals } from "@std/assert";
 import { held } from "../held.ts";
-import { alive, gone, helpers, identities, stat } from "../helpers.ts";
+import { alive, children, gone, helpers, identities, Scratch, stat, until } from "../helpers.ts";
 import { matrixCase, type Run } from "../matrix.ts";
 import { Cast, THREE_TREES } from "./three_trees.ts";
 
@@ -104,7 +104,10 @@ async function allHeld(run: Run): Promise<void> {
   assertEquals([ended, running, next], [...outcome, "normal"]);
 }
 
+/** What was called off is not started when the guardian, or the keeper, goes on. */
 async function startsBehindGuardian(run: Run): Promise<void> {
+  using scratch = new Scratch().open();
+  const file = scratch.file("touched");
   await using host = run.start(`
     const port = await open("cat");
     say("ready", port.pid);
@@ -113,23 +116,61 @@ async function startsBehindGuardian(run: Run): Promise<void> {
       (port) => port.status.then(({ reason }) => reason.kind),
       (error) => error.name === "TimeoutError" ? error.name : error.code,
     );
-    const aborted = outcome(open("sleep", ["1000"], { signal: AbortSignal.timeout(10) }));
     const started = [0, 1, 2].map(() => outcome(open("true")));
-    say("aborted", await aborted);
+    const signal = AbortSignal.timeout(10);
+    say("aborted", await outcome(open("touch", [${JSON.stringify(file)}], { signal })));
     say("started", ...new Set(await Promise.all(started)));
-    const { cause } = await port.status;
-    say("next", cause, await outcome(open("true")));
+    say("next", await outcome(open("true")), left([port.pid]).length);
+    await hear();
+    await port.close();
     await hear();
   `);
   const ids = identities(await host.numbers("ready"));
-  await using _ = await held(helpers(host.pid).guardian);
+  const { guardian } = helpers(host.pid);
+  const [id] = identities([guardian]);
+  {
+    await using _ = await held(guardian);
+    await host.tell("go\n");
+    assertEquals(await host.next("aborted"), ["TimeoutError"]);
+    // One may have a keeper that was there before.
+    const outcomes = new Set(await host.next("started"));
+    assertEquals(outcomes.difference(new Set(["normal", "ETIMEDOUT"])), new Set());
+    assertEquals(outcomes.has("ETIMEDOUT"), true);
+    assertEquals(await host.next("next"), ["normal", "1"], "new helpers, and the tree lives on");
+  }
   await host.tell("go\n");
-  assertEquals(await host.next("aborted"), ["TimeoutError"]);
-  // The first has a keeper that was there before, and no other one has.
-  const outcomes = new Set(await host.next("started"));
-  assertEquals(outcomes.difference(new Set(["normal", "ECHILD"])), new Set());
-  assertEquals(await host.next("next"), ["guardian", "normal"]);
-  await gone(ids);
+  await gone([...ids, ...id === undefined ? [] : [id]]); // its last port's end is its own
+  assertEquals(exists(file), false);
+}
+
+async function startBehindKeeper(run: Run): Promise<void> {
+  using scratch = new Scratch().open();
+  const file = scratch.file("touched");
+  await using host = run.start(`
+    await (await open("true")).status;
+    say("ready");
+    await hear();
+    const signal = AbortSignal.timeout(10);
+    const opened = open("touch", [${JSON.stringify(file)}], { signal });
+    say("aborted", await opened.then(() => "started", (error) => error.name));
+    await hear();
+  `);
+  await host.next("ready");
+  const spare = await until(() => children(helpers(host.pid).guardian)[0], { what: "a spare" });
+  const [id] = identities([spare]);
+  {
+    await using _ = await held(spare);
+    await host.tell("go\n");
+    assertEquals(await host.next("aborted"), ["TimeoutError"]);
+  }
+  await gone(id === undefined ? [] : [id]);
+  assertEquals(exists(file), false);
+}
+
+function exists(file: string): boolean {
+  return [...Deno.readDirSync(file.replace(/\/[^/]*$/, ""))].some(({ name }) =>
+    file.endsWith(name)
+  );
 }
 
 async function requestsToKeeper(run: Run): Promise<void> {
@@ -158,7 +199,8 @@ matrixCase({
   needsRoot: true,
   body: async (run) => {
     // All at once, as each mostly waits.
-    const all = [guardianHeld, allHeld, startsBehindGuardian, requestsToKeeper];
+    const starts = [startsBehindGuardian, startBehindKeeper];
+    const all = [guardianHeld, allHeld, ...starts, requestsToKeeper];
     await Promise.all(all.map((one) => one(run)));
   },
 });

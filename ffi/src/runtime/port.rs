@@ -5,6 +5,7 @@
 
 use crate::kernel::cgroup::Leaf;
 use crate::kernel::socket;
+use crate::kernel::sys::host::unread;
 use crate::kernel::tree::Outcome;
 use crate::kernel::wire::plan::Version;
 use crate::kernel::wire::{Cause, Done, Figure, Held, Lack, Stage, Survivor, ToKeeper, Wait, Writer};
@@ -177,6 +178,19 @@ impl Outlet {
 
     pub fn close(&mut self) {
         drop(self.take());
+    }
+
+    /// Whatever was to be sent has been received. One that is closed is not read any more.
+    pub fn is_read(&self) -> bool {
+        self.unsent.is_empty() && self.socket.as_ref().is_some_and(|socket| unread(socket) == 0)
+    }
+
+    /// Nothing is said here any more, in either direction.
+    pub fn hang_up(&mut self) {
+        self.unsent.clear();
+        if let Some(socket) = &self.socket {
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both); // it has left before
+        }
     }
 
     /// The other end reads the end of the stream; we still hear it.

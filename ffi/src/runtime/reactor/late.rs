@@ -5,16 +5,16 @@
 //! answer. Whoever is next above takes over, and the runtime is the last:
 //!
 //! - a keeper that is late is its guardian's to end;
-//! - a guardian that does not read is continued, and then ended: its watchdog goes on;
-//! - what has a cgroup the runtime can end by itself;
+//! - a guardian that does not read is continued, and then gets no new ports;
+//! - a start that nobody has begun is called off;
+//! - what has a cgroup the runtime ends by itself; else the guardian is ended, and its watchdog goes on;
 //! - and a port whose helpers all fail is told to be over, with a survivor, so that nobody waits for ever.
 
 use super::{Reactor, PATIENCE};
 use crate::kernel::cgroup::Leaf;
 use crate::kernel::sabotage::{sabotaged, Step};
-use crate::kernel::sys::host::unread;
 use crate::kernel::tree::{Outcome, UNSEEN};
-use crate::kernel::wire::{Lack, ToGuardian, ToKeeper};
+use crate::kernel::wire::{Lack, Stage, ToGuardian, ToKeeper};
 use crate::runtime::pair::Pair;
 use crate::runtime::port::{lock, Port, State, Terms, SIGNALLED};
 use crate::runtime::silence::TICK;
@@ -113,15 +113,37 @@ impl Reactor {
 
     /// A start takes its time on the way to the exec, which is the program's affair; or a helper does not read.
     fn look_at_start(&self, port: &Arc<Port>, pair: &Arc<Pair>, now: Instant) {
-        if pair.guardian_gone.load(Ordering::Acquire) || lock(&port.keeper).socket.is_none() {
-            lock(&port.state).due = Some(now); // what else there is to say of it has not come
-        } else if self.guardian_reads(pair, now) {
-            if !unread_by(&lock(&port.keeper).socket) {
-                return;
-            }
-            lock(&port.state).due = Some(now); // it was sent what it does not read
+        if lock(&port.keeper).is_read() {
+            return;
+        }
+        let looks = self.look_at_guardian(pair, now);
+        let mut state = lock(&port.state);
+        let called_off = state.cause.is_some() || looks > LOOKS;
+        if looks == 0 || (state.orphaned && state.lost != Errno::CONNRESET) {
+            state.due = Some(now); // its keeper is the guardian's to end, or has begun something
+        }
+        drop(state);
+        if called_off {
+            self.call_off(port);
         }
         self.deadlines.set(port.handle, now + TICK);
+    }
+
+    /// Ends a start that its keeper has not begun, and will not: it looks whether we are there once it has read.
+    fn call_off(&self, port: &Arc<Port>) {
+        let mut keeper = lock(&port.keeper);
+        if keeper.is_read() {
+            return;
+        }
+        keeper.hang_up();
+        let read = keeper.socket.is_some() && keeper.is_read(); // in between: it ends what it has begun
+        drop(keeper);
+        let state = lock(&port.state);
+        let begun = state.orphaned && state.lost != Errno::CONNRESET;
+        drop(state);
+        if !read && !begun {
+            self.over(port, |state| state.failure = Some((Stage::Keeper, Errno::TIMEDOUT)), false);
+        }
     }
 
     /// The end of a port that is late, by the next one up.
@@ -129,6 +151,8 @@ impl Reactor {
         let mut state = lock(&port.state);
         let first = state.late_since.is_none();
         let since = *state.late_since.get_or_insert(now);
+        let started = state.started;
+        let has_cgroup = !self.leaves_to_end(port, Some(pair), &state).is_empty();
         drop(state);
         if first {
             let request = ToGuardian::End { id: port.keeper_id }.encode();
@@ -137,34 +161,44 @@ impl Reactor {
                 self.want_room_at_guardian(pair);
             }
         }
-        let reads = self.guardian_reads(pair, now);
+        let looks = self.look_at_guardian(pair, now);
+        if looks > LOOKS && !started {
+            self.call_off(port);
+        }
+        let gone = pair.guardian_gone.load(Ordering::Acquire);
+        if looks > LOOKS && !has_cgroup && !gone && !port.is_over() {
+            self.end_guardian(pair);
+        }
         let allowance = match port.terms.get() {
             Some(Terms { grace_ms, kill_on_owner_death: false }) => ms(*grace_ms),
             _ => Duration::ZERO,
         };
         let given_up = now >= since + GIVEN_UP + allowance;
-        if given_up || (!reads && now >= since + OWN_HAND) {
+        if given_up || ((looks > 0 || gone) && now >= since + OWN_HAND) {
             self.end_unaided(port, pair, given_up);
         }
     }
 
-    /// Whether the guardian reads. One that does not is continued, should somebody have stopped it, and ended if it
-    /// goes on like that: whatever it guards is its watchdog's then.
-    fn guardian_reads(&self, pair: &Arc<Pair>, now: Instant) -> bool {
-        let silent = unread_by(&lock(&pair.requests).socket);
+    /// How often in a row the guardian has been seen not to read; 0 where it does. At first it is let go on, should
+    /// somebody have stopped it; later it gets no new ports.
+    fn look_at_guardian(&self, pair: &Arc<Pair>, now: Instant) -> u32 {
+        let silent = !lock(&pair.requests).is_read();
         let looks = lock(&pair.silence).look(silent, now);
-        match looks {
-            0 => return !pair.guardian_gone.load(Ordering::Acquire),
-            1 => pair.go_on(),
-            n if n > LOOKS && pair.current.swap(false, Ordering::AcqRel) => {
-                self.abandon_spares(|port| port.pair == pair.id);
-                if !sabotaged(Step::StuckGuardian) && !pair.kill_guardian() {
-                    self.dismiss(pair); // its watchdog ends it, as if we were gone
-                }
-            }
-            _ => {}
+        if looks == 1 {
+            pair.go_on();
         }
-        false
+        if looks > LOOKS && pair.current.swap(false, Ordering::AcqRel) {
+            self.abandon_spares(|port| port.pair == pair.id);
+        }
+        looks
+    }
+
+    /// Whatever it guards is its watchdog's then. Others lose their trees by it: only where one could not be ended
+    /// otherwise.
+    fn end_guardian(&self, pair: &Pair) {
+        if !sabotaged(Step::StuckGuardian) && !pair.kill_guardian() {
+            self.dismiss(pair); // its watchdog ends it, as if we were gone
+        }
     }
 
     /// Nobody above the tree does anything about it: what has a cgroup is ended by it, and what has none is not known.
@@ -197,11 +231,6 @@ impl Reactor {
         let others = state.leaves.iter().filter(|leaf| Some(*leaf) != usual.as_ref()).cloned();
         usual.iter().cloned().chain(others).collect()
     }
-}
-
-/// Something that was sent here has not been read.
-fn unread_by(socket: &Option<rustix::fd::OwnedFd>) -> bool {
-    socket.as_ref().is_some_and(|socket| unread(socket) > 0)
 }
 
 impl State {
