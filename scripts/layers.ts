@@ -23,6 +23,8 @@ export const typescript: Rows = [
   ["src/lines.ts"],
   ["src/start_link.ts"],
   ["src/server.ts"],
+  ["src/init.ts"],
+  ["src/items.ts"],
   ["src/calls.ts", "src/ends.ts", "src/inbox.ts", "src/names.ts", "src/serial.ts", "src/aborts.ts"],
   ["src/deque.ts"],
   ["src/callbacks.ts"],

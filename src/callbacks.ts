@@ -210,6 +210,29 @@ function isKnown(name: string, callback: string): boolean {
   return name === "stop" || name === "timeoutMs" || name === "continue";
 }
 
+/**
+ * Refuses an answer that asks for a callback which the module has not.
+ *
+ * @throws {TypeError} that names both.
+ */
+export function checkNext(
+  callback: string,
+  { timeoutMs, continue: value }: Outcome<unknown>,
+  module: { handleInfo?: unknown; handleContinue?: unknown },
+): void {
+  if (timeoutMs !== undefined && module.handleInfo === undefined) {
+    throw lacking(callback, "timeoutMs", "handleInfo");
+  }
+  if (value !== undefined && module.handleContinue === undefined) {
+    throw lacking(callback, "continue", "handleContinue");
+  }
+}
+
+function lacking(callback: string, name: string, other: string): TypeError {
+  const why = `it gave ${name}, and the module has no ${other}()`;
+  return typeError(`Cannot go on after ${callback}()`, why, "give it one");
+}
+
 /** As {@link checkOutcome}, for `init`, which may also refuse to start. */
 export function checkInit<State>(
   answer: unknown,
@@ -256,4 +279,10 @@ export function isNormal(reason: unknown): boolean {
   if (reason === "normal" || reason === "shutdown" || reason === HANDED_ON) return true;
   return typeof reason === "object" && reason !== null &&
     (reason as { kind?: unknown }).kind === "normal";
+}
+
+/** Whether `await` would wait for it: any object with a `then`. */
+export function isAwaited(answer: unknown): answer is PromiseLike<unknown> {
+  return (typeof answer === "object" || typeof answer === "function") && answer !== null &&
+    typeof (answer as { then?: unknown }).then === "function";
 }

@@ -63,9 +63,9 @@ export class Deque<T> {
   }
 
   #resize(size: number): void {
-    const places = new Array(size).fill(undefined);
-    let at = 0;
-    for (const item of this) places[at++] = item;
+    const [from, last] = [this.#places, this.#places.length - 1];
+    const places: (T | undefined)[] = new Array(size).fill(undefined);
+    for (let at = 0; at < this.#length; at++) places[at] = from[(this.#first + at) & last];
     this.#places = places;
     this.#first = 0;
   }

@@ -34,6 +34,20 @@ export function endError(fault: Omit<Fault, "cause">, reason: unknown): ServerEr
   return new ServerError({ ...fault, why: fault.why + inWords(reason), reason, ...cause });
 }
 
+/** Nothing was started, by what `init` did. */
+export function notStarted(
+  subject: string,
+  why: string,
+  code: string,
+  reason: unknown = "normal",
+): ServerError {
+  const [what, mend] = [
+    `Cannot start a server of ${subject}`,
+    "nothing was started; look at its reason",
+  ];
+  return endError({ what, why, code, mend, op: "startLink", subject }, reason);
+}
+
 /** The program did not start, and neither did `terminate` do what it was to do: both are told. */
 export function notEnded(subject: string, error: unknown, second: unknown): ServerError {
   const message = (one: unknown) => one instanceof Error ? one.message : String(one);

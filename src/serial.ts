@@ -27,6 +27,9 @@ export interface Handler<T> {
 /** Milliseconds of turns before the event loop goes round: a handler that puts something in would else keep it for ever. */
 const SLICE_MS = 5;
 
+/** Turns from one look at the clock to the next: a look costs as much as a short turn. */
+const LOOK = 8;
+
 /** A queue with one who works it off. */
 export class Serial<T> {
   readonly #handler: Handler<T>;
@@ -34,6 +37,8 @@ export class Serial<T> {
   #state: "closed" | "idle" | "due" | "busy" = "closed";
   /** When the turns began that nothing else has come between; null where nobody has looked yet. */
   #since: number | null = null;
+  /** Turns since the clock was looked at. */
+  #turns = 0;
   /** Those who waited when somebody began to take his time are known to. Who comes later sees it by `busy`. */
   #told = false;
 
@@ -96,6 +101,8 @@ export class Serial<T> {
   }
 
   #spent(): boolean {
+    if (++this.#turns < LOOK) return false;
+    this.#turns = 0;
     const now = performance.now();
     this.#since ??= now;
     return now - this.#since >= SLICE_MS;

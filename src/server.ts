@@ -8,22 +8,15 @@
  * @module
  */
 
-import { unlessAborted } from "./aborts.ts";
 import { Call, Deadlines } from "./calls.ts";
-import {
-  type Callbacks,
-  checkInit,
-  checkMs,
-  checkOutcome,
-  HANDED_ON,
-  type Outcome,
-  type Self,
-} from "./callbacks.ts";
+import { checkMs, checkNext, checkOutcome, HANDED_ON, isAwaited } from "./callbacks.ts";
+import type { Outcome, Self } from "./callbacks.ts";
 import { refuseOptions } from "./checks.ts";
 import { ClosedError, quote, type ServerError, typeError } from "./errors.ts";
-import { endError, failure, KILLED, notEnded } from "./ends.ts";
+import { failure, KILLED } from "./ends.ts";
 import { Inbox } from "./inbox.ts";
-import type { Message } from "./mailbox.ts";
+import { askInit, undo } from "./init.ts";
+import { type AnyCallbacks, callbackOf, invoke, type Item } from "./items.ts";
 import type { OpenOptions } from "./options.ts";
 import { open, type Port, processOf } from "./port.ts";
 import type { Process } from "./process.ts";
@@ -70,18 +63,8 @@ export interface StopOptions {
 
 const CALL_MS = 5_000;
 
-// deno-lint-ignore no-explicit-any -- any module at all; the types of one come from startLink()
-type AnyCallbacks = Callbacks<any, any, any, any, any>;
-// deno-lint-ignore no-explicit-any -- as above
+// deno-lint-ignore no-explicit-any -- any server; startLink() and whereis() know its types
 type AnyServer = Server<any, any, any>;
-
-type Item =
-  | Call
-  | { kind: "port"; message: Message; consumed: () => void }
-  | { kind: "cast"; request: unknown }
-  | { kind: "info"; message: unknown }
-  | { kind: "continue"; value: unknown }
-  | { kind: "stop"; reason: unknown };
 
 /** The program of a server. */
 export interface Program {
@@ -213,17 +196,13 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   }
 
   async #start({ command, args, options }: Program, arg: unknown): Promise<void> {
-    const outcome = checkInit(await this.#init(arg, options.signal));
-    if ("ignore" in outcome) throw this.#notStarted("its init() chose not to start", "EIGNORE");
-    if (!("state" in outcome)) {
-      throw this.#notStarted("its init() stopped it", "ESTOP", outcome.stop);
-    }
+    const starting = { module: this.#module, subject: this.#subject, self: this.#self };
+    const outcome = await askInit(starting, arg, options.signal);
     this.#state = outcome.state;
     try {
-      this.#mustHave("init", outcome);
       this.#port = await open(command, args, { ...options, owner: this.#inbox });
     } catch (error) {
-      await this.#undo(error);
+      await undo(starting, this.#state, error);
       throw error;
     }
     void processOf(this.#port).held.then((status) => {
@@ -233,44 +212,6 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     // From here on it lives, and what fails is its end: nobody else would have the program.
     this.#follow(outcome);
     this.#turns.begin();
-  }
-
-  async #init(arg: unknown, signal: AbortSignal | undefined): Promise<unknown> {
-    const answer = (async () => await this.#module.init(arg))();
-    try {
-      return await unlessAborted(answer, signal);
-    } catch (cause) {
-      if (!signal?.aborted) throw this.#notStarted("its init() threw", "ECALLBACK", cause);
-      // Whoever wanted it was told why, and hears nothing of what comes of it later.
-      answer.then((late) => this.#forget(late, cause)).catch(() => {});
-      throw cause;
-    }
-  }
-
-  /** What an init() that took too long has made for it is not to stay behind. */
-  async #forget(answer: unknown, why: unknown): Promise<void> {
-    const outcome = checkInit(answer);
-    if ("state" in outcome) await this.#module.terminate?.(why, outcome.state, this.#self);
-  }
-
-  /** The program does not run: what init() has made for it is not to stay behind. */
-  async #undo(error: unknown): Promise<void> {
-    try {
-      await this.#module.terminate?.(error, this.#state, this.#self);
-    } catch (second) {
-      throw notEnded(this.#subject, error, second);
-    }
-  }
-
-  #notStarted(why: string, code: string, reason: unknown = "normal"): ServerError {
-    return endError({
-      what: `Cannot start a server of ${this.#subject}`,
-      why,
-      code,
-      mend: "nothing was started; look at its reason",
-      op: "startLink",
-      subject: this.#subject,
-    }, reason);
   }
 
   /**
@@ -387,29 +328,19 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   }
 
   #handle(item: Item): void | Promise<void> {
-    const module = this.#module, state = this.#state, self = this.#self;
-    switch (item.kind) {
-      case "call":
-        return this.#settled(
-          item,
-          "handleCall",
-          module.handleCall?.(item.request, item, state, self),
-        );
-      case "cast":
-        return this.#settled(item, "handleCast", module.handleCast?.(item.request, state, self));
-      case "info":
-        return this.#settled(item, "handleInfo", module.handleInfo?.(item.message, state, self));
-      case "port":
-        return this.#hear(item, item.message);
-      case "continue":
-        return this.#settled(
-          item,
-          "handleContinue",
-          module.handleContinue?.(item.value, state, self),
-        );
-      case "stop":
-        void this.#finish(item.reason, []);
-    }
+    if (item.kind === "stop") return void this.#finish(item.reason, []);
+    const callback = callbackOf(item);
+    if (callback === null || this.#module[callback] === undefined) return this.#unheard(item);
+    const answer = invoke(this.#module, item, this.#state, this.#self);
+    if (!isAwaited(answer)) return this.#apply(item, callback, answer);
+    return Promise.resolve(answer).then((value) => this.#apply(item, callback, value));
+  }
+
+  /** What the program says, and no callback is for: its end is the server's then. */
+  #unheard(item: Item): void {
+    this.#drop(item);
+    if (item.kind !== "port" || item.message.type !== "exit") return;
+    void this.#finish(item.message.reason, []);
   }
 
   #idle(): void {
@@ -440,29 +371,6 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     else this.#calls.watch(item);
   }
 
-  /** What the program says: to the callback for it, where there is one. */
-  #hear(item: Item, message: Message): void | Promise<void> {
-    const module = this.#module, state = this.#state, self = this.#self;
-    if (message.type === "data" && module.handleStdout !== undefined) {
-      return this.#settled(item, "handleStdout", module.handleStdout(message.data, state, self));
-    }
-    if (message.type === "error" && module.handleStderr !== undefined) {
-      return this.#settled(item, "handleStderr", module.handleStderr(message.data, state, self));
-    }
-    if (message.type === "exit" && module.handleExit !== undefined) {
-      const answer = module.handleExit(message.reason, state, self, message.status);
-      return this.#settled(item, "handleExit", answer);
-    }
-    this.#drop(item);
-    if (message.type === "exit") void this.#finish(message.reason, []);
-  }
-
-  /** Takes an answer over, now or when it is there. */
-  #settled(item: Item, callback: string, answer: unknown): void | Promise<void> {
-    if (!isAwaited(answer)) return this.#apply(item, callback, answer);
-    return Promise.resolve(answer).then((value) => this.#apply(item, callback, value));
-  }
-
   #apply(item: Item, callback: string, answer: unknown): void {
     this.#drop(item);
     if (this.#ending) return this.#unanswered(item); // killed meanwhile
@@ -473,7 +381,10 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     }
     this.#state = outcome.state;
     if ("stop" in outcome) return void this.#finish(outcome.stop, []);
-    this.#mustHave(callback, outcome);
+    this.#idleMs = undefined;
+    // Mostly nothing more is asked for: a call costs less than to look for what is not there.
+    if (outcome.timeoutMs === undefined && outcome.continue === undefined) return;
+    checkNext(callback, outcome, this.#module);
     this.#follow(outcome);
   }
 
@@ -481,21 +392,6 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   #follow({ timeoutMs, continue: value }: Outcome<unknown>): void {
     this.#idleMs = timeoutMs;
     if (value !== undefined) this.#turns.putFirst({ kind: "continue", value });
-  }
-
-  #mustHave(before: string, { timeoutMs, continue: value }: Outcome<unknown>): void {
-    const { handleInfo, handleContinue } = this.#module;
-    const what = `Cannot go on after ${before}()`;
-    if (timeoutMs !== undefined && handleInfo === undefined) {
-      throw typeError(what, "it gave timeoutMs, and the module has no handleInfo()", "give it one");
-    }
-    if (value !== undefined && handleContinue === undefined) {
-      throw typeError(
-        what,
-        "it gave continue, and the module has no handleContinue()",
-        "give it one",
-      );
-    }
   }
 
   // ---- the end
@@ -549,10 +445,4 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
       subject: this.#subject,
     });
   }
-}
-
-/** Whether `await` would wait for it: any object with a `then`. */
-function isAwaited(answer: unknown): answer is PromiseLike<unknown> {
-  return (typeof answer === "object" || typeof answer === "function") && answer !== null &&
-    typeof (answer as { then?: unknown }).then === "function";
 }
