@@ -16,6 +16,7 @@ export type Rows = readonly (readonly string[])[];
 export const typescript: Rows = [
   ["mod.ts"],
   ["src/supervisor.ts"],
+  ["src/family.ts"],
   ["src/children.ts", "src/spec_checks.ts", "src/waits.ts"],
   ["src/specs.ts"],
   ["src/readiness.ts", "src/restart.ts"],

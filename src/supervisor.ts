@@ -16,7 +16,8 @@ import {
   startProgram,
   startServer,
 } from "./children.ts";
-import { ClosedError, quote, SupervisorError, SurvivorsError, typeError } from "./errors.ts";
+import { ClosedError, SupervisorError, SurvivorsError, typeError } from "./errors.ts";
+import { type Entry, Family, refused } from "./family.ts";
 import { Holder } from "./inbox.ts";
 import { tellLog, toConsole } from "./logging.ts";
 import { runUntilSignal } from "./native/signals.ts";
@@ -63,13 +64,8 @@ export interface ChildCounts {
   workers: number;
 }
 
-interface Entry {
-  readonly spec: ChildSpec;
-  readonly kind: Child["kind"];
-  readonly restart: Restart;
-  starting: boolean;
-  running: (Running & { supervisor?: Supervisor }) | null;
-}
+type Run = Running & { supervisor?: Supervisor };
+type Member = Entry<Run>;
 
 const secret: unique symbol = Symbol("supervisor");
 
@@ -102,12 +98,11 @@ export class Supervisor implements AsyncDisposable {
   readonly #place: Place;
   readonly #abort = new AbortController();
   readonly #killed = new AbortController();
-  readonly #waits: Waits<Entry> = new Waits(
-    (one, other) => affected(this.#strategy, this.#children, one).includes(other),
+  readonly #waits: Waits<Member> = new Waits(
+    (one, other) => affected(this.#strategy, this.#family.all, one).includes(other),
     (entry) => void this.#serial(() => this.#due(entry)),
   );
-  /** In the order of their start. */
-  #children: Entry[] = [];
+  readonly #family: Family<Run>;
   /** What is done to children is done one after the other. */
   #last: Promise<unknown> = Promise.resolve();
   #stopping: Promise<void> | null = null;
@@ -123,6 +118,11 @@ export class Supervisor implements AsyncDisposable {
     this.#backoff = options.backoff ?? null;
     const [{ signal }, { signal: killed }] = [this.#abort, this.#killed];
     this.#place = { owner: new Holder(), log: options.log ?? toConsole, signal, killed };
+    this.#family = new Family({
+      place: this.#place,
+      start: (spec) => this.#start(spec),
+      ended: (...end) => void this.#serial(() => this.#ended(...end)),
+    });
     this.ended = this.#end.promise.then((error) => {
       if (error !== null) throw error;
     });
@@ -143,9 +143,9 @@ export class Supervisor implements AsyncDisposable {
   }
 
   async #begin({ children = [] }: SupervisorOptions): Promise<void> {
-    this.#children = children.map(entryOf);
+    for (const child of children) this.#family.add(child);
     try {
-      await this.#serial(() => this.#startAll(this.#children));
+      await this.#serial(() => this.#family.startAll(this.#family.all));
     } catch (error) {
       await this.stop();
       throw error;
@@ -189,7 +189,7 @@ export class Supervisor implements AsyncDisposable {
     this.#told = true;
     this.#abort.abort();
     this.#killed.abort(); // for those that start
-    await Promise.allSettled(this.#children.map(({ running }) => running?.stop("brutalKill")));
+    await Promise.allSettled(this.#family.all.map(({ running }) => running?.stop("brutalKill")));
     await this.stop();
   }
 
@@ -202,20 +202,20 @@ export class Supervisor implements AsyncDisposable {
 
   /** All children, in the order of their start. */
   whichChildren(): Child[] {
-    return this.#children.map((entry) => this.#shown(entry));
+    return this.#family.all.map((entry) => this.#shown(entry));
   }
 
   /** The child of that id; null where there is none. */
   child(id: string): Child | null {
-    const entry = this.#find(id);
+    const entry = this.#family.find(id);
     return entry === undefined ? null : this.#shown(entry);
   }
 
   /** How many there are. */
   countChildren(): ChildCounts {
-    const count = (is: (entry: Entry) => boolean) => this.#children.filter(is).length;
+    const count = (is: (entry: Member) => boolean) => this.#family.all.filter(is).length;
     const supervisors = count(({ kind }) => kind === "supervisor");
-    const specs = this.#children.length;
+    const specs = this.#family.all.length;
     const active = count(({ running }) => running !== null);
     return { specs, active, supervisors, workers: specs - supervisors };
   }
@@ -228,13 +228,12 @@ export class Supervisor implements AsyncDisposable {
   async startChild(spec: ChildSpec): Promise<Child> {
     checkNested(spec);
     return await this.#live("start", async () => {
-      if (this.#find(spec.id) !== undefined) {
+      if (this.#family.find(spec.id) !== undefined) {
         throw refused("start", spec.id, "there is one of this id", "EEXIST", "give another id");
       }
-      const entry = entryOf(spec);
-      this.#children.push(entry);
-      await this.#startOne(entry).catch((error) => {
-        this.#remove(entry);
+      const entry = this.#family.add(spec);
+      await this.#family.startOne(entry).catch((error) => {
+        this.#family.remove(entry);
         throw error;
       });
       return this.#shown(entry);
@@ -250,9 +249,9 @@ export class Supervisor implements AsyncDisposable {
    */
   async terminateChild(id: string): Promise<void> {
     await this.#live("terminate", async () => {
-      const entry = this.#mustFind("terminate", id);
+      const entry = this.#family.mustFind("terminate", id);
       this.#waits.cancel(entry);
-      await this.#terminate([entry]);
+      await this.#family.terminate([entry]);
     });
   }
 
@@ -265,7 +264,7 @@ export class Supervisor implements AsyncDisposable {
   async restartChild(id: string): Promise<Child> {
     return await this.#live("restart", async () => {
       const entry = this.#stopped("restart", id);
-      await this.#startOne(entry);
+      await this.#family.startOne(entry);
       return this.#shown(entry);
     });
   }
@@ -277,12 +276,12 @@ export class Supervisor implements AsyncDisposable {
    */
   async deleteChild(id: string): Promise<void> {
     await this.#live("delete", () => {
-      this.#remove(this.#stopped("delete", id));
+      this.#family.remove(this.#stopped("delete", id));
       return Promise.resolve();
     });
   }
 
-  #shown(entry: Entry): Child {
+  #shown(entry: Member): Child {
     const { spec: { id }, kind, restart, starting, running } = entry;
     const { port, server, supervisor } = running ?? {};
     const waits = this.#waits.has(entry) ? "restarting" : "stopped";
@@ -295,26 +294,12 @@ export class Supervisor implements AsyncDisposable {
     };
   }
 
-  #find(id: string): Entry | undefined {
-    return this.#children.find(({ spec }) => spec.id === id);
-  }
-
-  #mustFind(doing: string, id: string): Entry {
-    const entry = this.#find(id);
-    if (entry !== undefined) return entry;
-    throw refused(doing, id, "there is none of this id", "ENOENT", "look at whichChildren()");
-  }
-
-  #stopped(doing: string, id: string): Entry {
-    const entry = this.#mustFind(doing, id);
+  #stopped(doing: string, id: string): Member {
+    const entry = this.#family.mustFind(doing, id);
     const waits = this.#waits.has(entry);
     if (entry.running === null && !waits) return entry;
     const why = waits ? "it is to be restarted" : "it runs";
     throw refused(doing, id, why, "EBUSY", "terminate it first");
-  }
-
-  #remove(entry: Entry): void {
-    this.#children = this.#children.filter((other) => other !== entry);
   }
 
   /** As `#serial`, while the supervisor is not ending. */
@@ -340,34 +325,14 @@ export class Supervisor implements AsyncDisposable {
 
   // ---- start and end
 
-  async #startAll(entries: readonly Entry[]): Promise<void> {
-    for (const entry of entries) await this.#startOne(entry);
-  }
-
-  async #startOne(entry: Entry): Promise<void> {
-    entry.starting = true;
-    try {
-      if (this.#abort.signal.aborted) throw new Error("its supervisor is ending");
-      const running = await this.#start(entry.spec);
-      entry.running = running;
-      void running.ended.then((end) => this.#serial(() => this.#ended(entry, running, end)));
-    } catch (cause) {
-      const { id } = entry.spec;
-      const why = cause instanceof Error ? cause.message : String(cause);
-      throw refused("start", id, why, "ESTART", "look at the cause", cause);
-    } finally {
-      entry.starting = false;
-    }
-  }
-
-  #start(spec: ChildSpec): Promise<NonNullable<Entry["running"]>> {
+  #start(spec: ChildSpec): Promise<Run> {
     if ("command" in spec) return startProgram(spec, this.#place);
     return "server" in spec ? startServer(spec, this.#place) : this.#startNested(spec);
   }
 
   async #startNested(
     { supervisor: options }: NestedSpec,
-  ): Promise<NonNullable<Entry["running"]>> {
+  ): Promise<Run> {
     const { log, signal, killed } = this.#place;
     const nested = new Supervisor(secret, { ...options, log: options.log ?? log });
     // What keeps it from its end is told by its start.
@@ -393,31 +358,12 @@ export class Supervisor implements AsyncDisposable {
     await this.stop().finally(() => clearTimeout(timer));
   }
 
-  /** Ends those that run, the last one first. Returns what went wrong, and with whom. */
-  async #endAll(entries: readonly Entry[]): Promise<{ entry: Entry; error: unknown }[]> {
-    const wrong: { entry: Entry; error: unknown }[] = [];
-    for (const entry of [...entries].reverse()) {
-      const how = this.#killed.signal.aborted ? "brutalKill" : entry.spec.shutdown;
-      await entry.running?.stop(how).catch((error) => wrong.push({ entry, error }));
-      entry.running = null; // its end is no news any more
-      if (entry.restart === "temporary") this.#remove(entry);
-    }
-    return wrong;
-  }
-
-  async #terminate(entries: readonly Entry[]): Promise<void> {
-    const errors = (await this.#endAll(entries)).map(({ error }) => error);
-    if (errors.length === 0) return;
-    const others = errors.length === 1 ? "" : `; and ${errors.length - 1} more`;
-    const why = `${inWords(errors[0])}${others}`;
-    const cause = errors.length === 1 ? errors[0] : new AggregateError(errors, why);
-    throw refused("end", "its children", why, "ESHUTDOWN", "look at the cause", cause);
-  }
-
   async #shutDown(error: SupervisorError | null): Promise<void> {
     this.#abort.abort();
     this.#waits.clear();
-    const failed = await this.#serial(() => this.#terminate(this.#children)).catch((e) => e);
+    const failed = await this.#serial(() => this.#family.terminate(this.#family.all)).catch((e) =>
+      e
+    );
     await this.#place.owner[Symbol.asyncDispose]();
     const end = error ?? failed ?? null;
     if (this.#told) this.ended.catch(() => {});
@@ -427,16 +373,16 @@ export class Supervisor implements AsyncDisposable {
 
   // ---- restarts
 
-  async #ended(entry: Entry, running: Running, { normal, reason }: End): Promise<void> {
+  async #ended(entry: Member, running: Running, { normal, reason }: End): Promise<void> {
     if (entry.running !== running || this.#abort.signal.aborted) return;
     entry.running = null;
     if (wantsRestart(entry.restart, normal)) return await this.#restart(entry, reason);
-    if (entry.restart === "temporary") this.#remove(entry);
+    if (entry.restart === "temporary") this.#family.remove(entry);
     this.#say(entry, normal ? "info" : "error", `ended (${inWords(reason)})`);
   }
 
   /** At once, or when its time has come; until it is there, or it was tried too often. */
-  async #restart(first: Entry, reason: unknown): Promise<void> {
+  async #restart(first: Member, reason: unknown): Promise<void> {
     for (let [failed, why] = [first, reason];;) {
       if (!this.#intensity.add(performance.now())) return this.#giveUp(failed, why);
       const ms = backoffMs(this.#backoff, this.#intensity.count, Math.random());
@@ -450,24 +396,24 @@ export class Supervisor implements AsyncDisposable {
   }
 
   /** The time of one that waited has come; meanwhile it may be wanted no more, or brought along by another. */
-  async #due(entry: Entry): Promise<void> {
+  async #due(entry: Member): Promise<void> {
     if (!this.#waits.ready(entry) || this.#abort.signal.aborted) return;
     const again = await this.#startAgain(entry);
     if (again !== null) await this.#restart(again.failed, again.why);
   }
 
   /** Ends and starts all that is restarted with it. Returns who kept that from being done. */
-  async #startAgain(first: Entry): Promise<{ failed: Entry; why: unknown } | null> {
-    const group = affected(this.#strategy, this.#children, first);
+  async #startAgain(first: Member): Promise<{ failed: Member; why: unknown } | null> {
+    const group = affected(this.#strategy, this.#family.all, first);
     for (const entry of group) this.#waits.cancel(entry);
-    const left = () => group.filter((entry) => this.#children.includes(entry));
+    const left = () => group.filter((entry) => this.#family.all.includes(entry));
     try {
       await this.#endSiblings(group);
-      await this.#startAll(left());
+      await this.#family.startAll(left());
       return null;
     } catch (why) {
       if (this.#abort.signal.aborted) return null;
-      const failed = this.#find((why as SupervisorError).subject) ?? first;
+      const failed = this.#family.find((why as SupervisorError).subject) ?? first;
       // Its next restart brings the others along, unless it is wanted no more.
       const others = left().filter((entry) => entry !== failed && entry.running === null);
       for (const entry of others) this.#waits.along(entry);
@@ -476,8 +422,8 @@ export class Supervisor implements AsyncDisposable {
   }
 
   /** What goes wrong at the end of one that is gone all the same keeps nobody from being started. */
-  async #endSiblings(group: readonly Entry[]): Promise<void> {
-    for (const { entry, error } of await this.#endAll(group)) {
+  async #endSiblings(group: readonly Member[]): Promise<void> {
+    for (const { entry, error } of await this.#family.endAll(group)) {
       if (survived(error)) {
         const why = inWords(error);
         throw refused("end", entry.spec.id, why, "ESHUTDOWN", "look at the cause", error);
@@ -487,7 +433,7 @@ export class Supervisor implements AsyncDisposable {
   }
 
   /** Behind the restart that calls it. */
-  #giveUp(entry: Entry, reason: unknown): void {
+  #giveUp(entry: Member, reason: unknown): void {
     this.#say(entry, "error", `ended (${inWords(reason)}), which is once too often`);
     const why = `it ended too often: ${inWords(reason)}`;
     const error = refused("keep", entry.spec.id, why, "EINTENSITY", "look at the cause", reason);
@@ -495,15 +441,10 @@ export class Supervisor implements AsyncDisposable {
     (this.#stopping ??= this.#shutDown(error)).catch(() => {});
   }
 
-  #say({ spec: { id } }: Entry, level: "info" | "error", text: string): void {
+  #say({ spec: { id } }: Member, level: "info" | "error", text: string): void {
     const prefix = `[${id}] `;
     tellLog(this.#place.log, { id, stream: "supervisor", level, prefix, text, truncated: false });
   }
-}
-
-function entryOf(spec: ChildSpec): Entry {
-  const kind = "command" in spec ? "program" : "server" in spec ? "server" : "supervisor";
-  return { spec, kind, restart: spec.restart ?? "permanent", starting: false, running: null };
 }
 
 /** Somebody is still there. */
@@ -511,18 +452,4 @@ function survived(error: unknown): boolean {
   if (error instanceof SurvivorsError) return true;
   if (error instanceof AggregateError) return error.errors.some(survived);
   return error instanceof Error && error.cause !== undefined && survived(error.cause);
-}
-
-function refused(
-  doing: string,
-  id: string,
-  why: string,
-  code: string,
-  mend: string,
-  cause?: unknown,
-): SupervisorError {
-  const what = `Cannot ${doing} the child ${quote(id)}`;
-  const lastOutput = cause instanceof SupervisorError ? cause.lastOutput : null;
-  const fault = { what, why, code, mend, op: doing, subject: id, lastOutput };
-  return new SupervisorError(cause === undefined ? fault : { ...fault, cause });
 }

@@ -363,7 +363,7 @@ test("a sibling whose terminate throws at a restart costs no restart, and the lo
   assertEquals(failed.length, 1);
   assert(/^\[s\] error: .*failed.*the original/.test(failed[0] ?? ""), failed[0]);
   const error = await assertRejects(() => supervisor.stop(), SupervisorError);
-  assertEquals(error.code, "ESHUTDOWN");
+  assertEquals([error.code, error.subject], ["ESHUTDOWN", "s"]);
   assertInstanceOf(error.cause, ServerError);
 });
 
