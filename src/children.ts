@@ -48,14 +48,20 @@ export interface Place {
 }
 
 const SHUTDOWN_MS = 5_000;
+
+/** A start that is given up has its grace; one that is done within this is killed instead. */
+const OPEN_MS = 200;
 const LINE_BYTES = 8_192;
 
 /** A program that runs and is ready. */
 export async function startProgram(spec: ProgramSpec, place: Place): Promise<Running> {
   const { command, args = [], options = {} } = spec;
   const delayToSigkill = graceOf(spec);
-  const given = { ...options, delayToSigkill, owner: place.owner };
-  const port = await open(command, args, given);
+  const port = await unlessGivenUp(spec, place, OPEN_MS, (signal) => {
+    const signals = options.signal === undefined ? [signal] : [signal, options.signal];
+    const given = { ...options, delayToSigkill, owner: place.owner };
+    return open(command, args, { ...given, signal: AbortSignal.any(signals) });
+  });
   const output = spec.output === "keep" ? null : outputOf(spec, port, place.log);
   const stop = (how: number | "brutalKill" = delayToSigkill) => end(port, how, output, place);
   const running = { port, stop, ended: endOf(port) };
@@ -135,35 +141,52 @@ export async function startServer(spec: ServerSpec, place: Place): Promise<Runni
   return running;
 }
 
-/** What `spec.server()` gives, unless that is given up: at once, or `shutdown` after it is not wanted any more. */
+/** What `spec.server()` gives. What comes of one that was given up is killed. */
 async function serverOf(
   spec: ServerSpec,
-  { signal, killed }: Place,
+  place: Place,
 ): Promise<NonNullable<Running["server"]>> {
-  const { id, shutdown = SHUTDOWN_MS } = spec;
-  const given = new AbortController();
-  const starting = (async () => await spec.server(given.signal))();
-  const giveUp = () => given.abort(notWanted(id));
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const giveUpSoon = () => timer = setTimeout(giveUp, shutdown === "brutalKill" ? 0 : shutdown);
-  signal.addEventListener("abort", giveUpSoon);
-  killed.addEventListener("abort", giveUp);
-  try {
-    const server: unknown = await unlessAborted(starting, given.signal);
-    if (server instanceof Server) return server;
+  return await unlessGivenUp(spec, place, 0, async (signal) => {
+    const starting = (async () => await spec.server(signal))();
+    try {
+      const server: unknown = await unlessAborted(starting, signal);
+      if (server instanceof Server) return server;
+    } catch (error) {
+      // Nobody is left to be told of it.
+      if (signal.aborted) void starting.then((late) => late.kill()).catch(() => {});
+      throw error;
+    }
     throw typeError(
-      `Cannot start the child ${quote(id)}`,
+      `Cannot start the child ${quote(spec.id)}`,
       "its server() gave no Server of this package",
       "return what startLink() returns",
     );
-  } catch (error) {
-    // Nobody is left to be told of it.
-    if (given.signal.aborted) void starting.then((late) => late.kill()).catch(() => {});
-    throw error;
+  });
+}
+
+/** Its signal aborts `shutdown` after nobody wants it any more, or `patienceMs` after it is to be killed. */
+async function unlessGivenUp<T>(
+  { id, shutdown = SHUTDOWN_MS }: ChildCommon,
+  { signal, killed }: Place,
+  patienceMs: number,
+  start: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const given = new AbortController();
+  const timers: ReturnType<typeof setTimeout>[] = [];
+  const giveUpIn = (ms: number) => () => {
+    if (ms === 0) given.abort(notWanted(id));
+    else timers.push(setTimeout(() => given.abort(notWanted(id)), ms));
+  };
+  const soon = giveUpIn(shutdown === "brutalKill" ? patienceMs : shutdown);
+  const now = giveUpIn(patienceMs);
+  signal.addEventListener("abort", soon);
+  killed.addEventListener("abort", now);
+  try {
+    return await start(given.signal);
   } finally {
-    clearTimeout(timer);
-    signal.removeEventListener("abort", giveUpSoon);
-    killed.removeEventListener("abort", giveUp);
+    timers.forEach(clearTimeout);
+    signal.removeEventListener("abort", soon);
+    killed.removeEventListener("abort", now);
   }
 }
 

@@ -22,8 +22,8 @@ export interface ChildCommon {
   /**
    * How it is ended: milliseconds from SIGTERM (a server's `terminate`) to
    * SIGKILL, or SIGKILL at once. Default: a program's `delayToSigkill`, else
-   * 5,000; a supervisor takes as long as its children may. A server that is
-   * being started when its supervisor stops is given up after as long.
+   * 5,000; a supervisor takes as long as its children may. A start
+   * that is not done when its supervisor stops is given up after as long.
    */
   shutdown?: number | "brutalKill";
   /** When its start is done; default: when it runs. */

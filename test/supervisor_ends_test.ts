@@ -30,6 +30,7 @@ import {
   within,
 } from "./helpers.ts";
 import { Host } from "./host_process.ts";
+import { sabotagedHost, STEPS } from "./sabotaged.ts";
 import { Waits } from "../src/waits.ts";
 
 const LONG = 2 ** 31 - 1;
@@ -88,6 +89,22 @@ for (const [what, spec] of HANGS) {
     }
   });
 }
+
+test("kill, and stop within its shutdown, do not wait for the user database", async () => {
+  for (const end of ["kill", "stop"]) {
+    await using host = sabotagedHost(`
+      Deno.env.set("${STEPS}", "slow-lookup");
+      const supervisor = await proton.Supervisor.start({ log: () => {} });
+      const child = { id: "a", command: "true", options: { cwd: "/", uid: "nobody" }, shutdown: 50 };
+      const starting = supervisor.startChild(child).catch((error) => error);
+      while (supervisor.child("a") === null) await new Promise((resolve) => setTimeout(resolve));
+      await supervisor.${end}();
+      say("ended", (await starting).cause?.code);
+    `);
+    assertEquals(await host.next("ended"), ["ECANCELED"]);
+    assertEquals((await host.end()).code, 0);
+  }
+});
 
 test("a start that was given up: its init is told by the signal, what comes later is killed", async () => {
   using scratch = new Scratch();
