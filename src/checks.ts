@@ -31,11 +31,17 @@ export function refuseUnknown(what: string, given: object, known: readonly strin
 
 /** What a call is given beside its subject: an object, without a name that nobody knows. */
 export function refuseOptions(call: string, options: unknown, known: readonly string[]): void {
-  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+  if (!isRecord(options)) {
     const mend = `give an object such as { ${known[0]} }`;
     throw typeError(`Cannot use the options of ${call}`, `they are ${kind(options)}`, mend);
   }
   refuseUnknown(`${call} option`, options, known);
+}
+
+/** A Map, a Date or an array has no own entries by name: it would be an empty record without a word. */
+export function isRecord(value: unknown): value is object {
+  return typeof value === "object" && value !== null &&
+    Object.prototype.toString.call(value) === "[object Object]";
 }
 
 /** An option that is a plain object of named parts; undefined where it is not given. */
@@ -47,9 +53,7 @@ export function record(
 ): Given | undefined {
   const value = given[name];
   if (value === undefined) return undefined;
-  // A Map, a Date or an array has no own entries by name: it would be an empty record without a word.
-  const plain = Object.prototype.toString.call(value) === "[object Object]";
-  if (typeof value !== "object" || value === null || !plain) throw wrong(name, kind(value), mend);
+  if (!isRecord(value)) throw wrong(name, kind(value), mend);
   if (known !== null) refuseUnknown(`${name} option`, value, known);
   return value as Given;
 }

@@ -14,6 +14,7 @@ import {
   delay,
   flag,
   type Given,
+  isRecord,
   kind,
   oneOf,
   record,
@@ -394,7 +395,7 @@ function withDefaults(env: Spec["env"], defaults: Readonly<Record<string, string
 }
 
 function optionsOf(options: unknown): Given {
-  if (typeof options !== "object" || options === null) {
+  if (!isRecord(options)) {
     throw typeError("Cannot read the options", `they are ${kind(options)}`, "give an object");
   }
   for (const name of Object.keys(options)) {
@@ -461,7 +462,8 @@ export function abortSignal({ signal }: Given): AbortSignal | null {
   if (signal === undefined) return null;
   // By its shape: a signal of another realm is no instance of this one's class.
   if (typeof signal === "object" && signal !== null && "aborted" in signal) {
-    if (typeof (signal as AbortSignal).addEventListener === "function") {
+    const { addEventListener, throwIfAborted } = signal as AbortSignal;
+    if (typeof addEventListener === "function" && typeof throwIfAborted === "function") {
       return signal as AbortSignal;
     }
   }

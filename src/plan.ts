@@ -8,7 +8,7 @@
  * @module
  */
 
-import { kind, refuseUnknown } from "./checks.ts";
+import { isRecord, kind, refuseUnknown } from "./checks.ts";
 import { nearest, quote, typeError } from "./errors.ts";
 import {
   CONTROLLERS,
@@ -214,7 +214,7 @@ function requirement(containment: unknown): CgroupPlan["require"] {
   if (typeof containment !== "object" || containment === null) return none;
   const { require, kill: how } = containment as { require?: unknown; kill?: unknown };
   if (require === undefined) return none;
-  if (typeof require !== "object" || require === null) {
+  if (!isRecord(require)) {
     throw typeError(
       'Cannot use option "containment.require"',
       `it is ${kind(require)}`,

@@ -249,6 +249,7 @@ export class Port {
     if (now === null) {
       throw typeError("Cannot resize", "it has no terminal", "open the port with pty");
     }
+    refuseOptions("resize()", size, ["cols", "rows"]);
     const next = ptySize(size as Given, "", now);
     const result = core.resize(handle, next.cols, next.rows);
     if (result < 0) {

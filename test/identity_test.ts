@@ -302,6 +302,26 @@ asRoot(
 );
 
 asRoot(
+  "an unprivileged runtime is itself whatever the database says of its group, and where it says nothing",
+  async () => {
+    for (const [uid, asked] of [[4711, "alice"], [4711, 4711], [4799, 4799]] as const) {
+      using scratch = new Scratch();
+      Deno.chmodSync(scratch.path, 0o755);
+      // alice's group is 4712 there, and the runtime's is 4711.
+      await using host = Host.start(
+        `
+        const said = await open("sh", ["-c", "id -u; id -G"], { uid: ${JSON.stringify(asked)} })
+          .then((port) => port.text(), (error) => error.message);
+        say("said", said.trim().replaceAll("\\n", " "));
+        `,
+        { ...withUsers(scratch), user: { name: String(uid), uid } },
+      );
+      assertEquals(await host.next("said"), [`${uid}`, `${uid}`], String(asked));
+    }
+  },
+);
+
+asRoot(
   "a user that could not be signalled afterwards is refused, unless a cgroup ends it",
   async () => {
     // Root without CAP_KILL, which may still become others.

@@ -134,6 +134,10 @@ const PARTS: readonly (readonly [name: string, options: (below: Below) => unknow
   ["containment", (below) => ({ containment: { [pick(below, ["kil", "limits"])]: "tree" } })],
   ["containment", (below) => ({ containment: { kill: pick(below, ["none", false, 1, null]) } })],
   [
+    "containment.require",
+    (below) => ({ containment: { require: pick(below, [[], new Map(), 5, null, new Date(0)]) } }),
+  ],
+  [
     "rlimits",
     (below) => ({ rlimits: { nofile: pick(below, [-1, 0.5, "x", null, {}, [], true]) } }),
   ],
@@ -175,7 +179,10 @@ function badCall(below: Below): Made {
       names: "argument 1",
     },
     { call: ["cat", [new Uint8Array([1, 0])], {}], names: "argument 0" },
-    { call: ["cat", [], pick(below, [null, 5, "x", true])], names: "the options" },
+    {
+      call: ["cat", [], pick<unknown>(below, [null, 5, "x", true, [], new Map([["uid", 5]]), /x/])],
+      names: "the options",
+    },
   ]);
 }
 
@@ -198,7 +205,7 @@ test("five thousand malformed requests: each is refused by a typed error that na
     const before = cgroups();
     for (let round = 0; round < 5_000; round++) {
       const { call: [command, args, options], names } = pick(below, MAKERS)(below);
-      const given = typeof options === "object" && options !== null && below(4) === 0 &&
+      const given = names !== "the options" && below(4) === 0 && options instanceof Object &&
           !("owner" in options)
         ? { owner, ...options }
         : options;

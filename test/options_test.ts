@@ -240,7 +240,8 @@ Deno.test("options: booleans are booleans", () => {
 });
 
 Deno.test("options: signal is an AbortSignal, owner an object", () => {
-  for (const value of [null, {}, new AbortController(), "SIGTERM", { aborted: true }]) {
+  const half = { aborted: true, addEventListener() {} };
+  for (const value of [null, {}, new AbortController(), "SIGTERM", { aborted: true }, half]) {
     typeRefused({ signal: value }, /option "signal": it is .*: give the signal of an AbortContr/);
   }
   for (const value of [null, 5, "me"]) typeRefused({ owner: value }, /option "owner": .* Mailbox$/);

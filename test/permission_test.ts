@@ -37,19 +37,67 @@ test("each permission that is missing is named, and nothing starts", async () =>
   assertMatch(await answer(["--allow-run"], `open("true")`), /^PermissionError: .*--allow-ffi/);
 });
 
-test("the permission is for the file that is executed, not for its name", async () => {
-  // A PATH that leads to another program of the allowed name.
-  const call = `open("true", [], { env: { PATH: "/proc/self/cwd" } })`;
-  assertMatch(
-    await answer([LIBRARY, "--allow-run=/bin/cat"], call),
-    /^(PermissionError|SpawnError): /,
-  );
+/** `a/tool` may be run; `a/link` leads to `evil/sub`, and from there `..` to `evil/tool`, which exits with 7. */
+function withLink(): Scratch {
+  const scratch = new Scratch().open();
+  const at = (name: string) => scratch.file(name);
+  for (const folder of ["a", "evil", "evil/sub"]) Deno.mkdirSync(at(folder));
+  for (const [tool, code] of [["a/tool", 0], ["evil/tool", 7]] as const) {
+    Deno.writeTextFileSync(at(tool), `#!/bin/sh\nexit ${code}\n`, { mode: 0o755 });
+  }
+  Deno.symlinkSync(at("evil/sub"), at("a/link"));
+  return scratch;
+}
+
+test("the permission is for the file that is executed, not for its name, nor for what it seems to be", async () => {
+  using scratch = withLink();
+  const [tool, link] = [scratch.file("a/tool"), scratch.file("a/link")];
+  const quoted = (text: string) => JSON.stringify(text);
+  const allow = [LIBRARY, `--allow-run=${tool}`];
+  assertEquals(await answer(allow, `open(${quoted(tool)})`), "normal");
+  for (
+    const call of [
+      `open(${quoted(`${link}/../tool`)})`,
+      `open("../tool", [], { cwd: ${quoted(link)} })`,
+      `open("tool", [], { env: { PATH: ${quoted(`${link}/..`)} } })`,
+    ]
+  ) {
+    assertMatch(
+      await answer(allow, call),
+      /^PermissionError: .*may not run \S+evil\/tool \(EACCES\): /,
+      call,
+    );
+  }
+});
+
+test("a path through /proc/self leads where it leads the runtime, and not the child", async () => {
+  using scratch = new Scratch().open();
+  // The child stands deep enough that the same words lead it to another program.
+  const folder = scratch.file("1/2/3/4/5/6/7/8");
+  Deno.mkdirSync(folder, { recursive: true });
+  Deno.mkdirSync(scratch.file("usr/bin"), { recursive: true });
+  Deno.writeTextFileSync(scratch.file("usr/bin/true"), "#!/bin/sh\nexit 7\n", { mode: 0o755 });
+  const path = `/proc/self/cwd/${"../".repeat(8)}usr/bin/true`;
+  const call = `open(${JSON.stringify(path)}, [], { cwd: ${JSON.stringify(folder)} })`;
+  assertEquals(await answer([LIBRARY, "--allow-run=/usr/bin/true"], call), "normal");
 });
 
 test("LD_PRELOAD in env needs the full run permission", async () => {
   const call = `open("true", [], { env: { LD_PRELOAD: "" } })`;
   assertMatch(await answer([LIBRARY, "--allow-run=true"], call), /^PermissionError: .*LD_PRELOAD/);
   assertEquals(await answer([LIBRARY, "--allow-run"], call), "normal");
+});
+
+test("LD_PRELOAD that this program may set itself needs the full run permission, too", async () => {
+  const set = `(Deno.env.set("LD_PRELOAD", "/nowhere.so"), open("true"))`;
+  for (const env of ["--allow-env=LD_PRELOAD", "--allow-env=LD_*", "--allow-env"]) {
+    const refused = await answer([LIBRARY, "--allow-run=true", env], set);
+    assertMatch(refused, /^PermissionError: .*LD_PRELOAD/, env);
+  }
+  assertEquals(
+    await answer([LIBRARY, "--allow-run=true", "--allow-env=HOME"], `open("true")`),
+    "normal",
+  );
 });
 
 test("--deny-run counts beside --allow-run: for the program, and for the loader's variables", async () => {

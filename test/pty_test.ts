@@ -65,6 +65,12 @@ test("pty: resize without a terminal is a TypeError, after its end a ClosedError
   await port.status;
   const error = await assertRejects(() => port.resize({ cols: 80 }));
   assertEquals(error instanceof Error && error.name, "ClosedError");
+  await using terminal = await open("cat", [], { pty: {} });
+  for (
+    const size of [null, undefined, 5, new Map(), [], { cols: 1, x: 2 }, { cols: 0 }] as never[]
+  ) {
+    await assertRejects(() => terminal.resize(size), Error, "Cannot ");
+  }
 });
 
 test("pty: the end is an end: all output, then no error, and the exit code", async () => {

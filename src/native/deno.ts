@@ -107,10 +107,31 @@ export function allow(path: string, spec: Spec): void {
  * have set them; elsewhere they are its user's own choice.
  */
 function loaderVariable(spec: Spec): string | undefined {
-  const inherited = spec.clearEnv || !granted({ name: "env" }) ? {} : Deno.env.toObject();
+  const inherited = spec.clearEnv ? {} : visibleLoaderVariables();
   const variables = { ...inherited, ...Object.fromEntries(spec.env) };
-  return Object.keys(variables).find((name) =>
-    /^(LD|DYLD)_/.test(name) && variables[name] !== null
+  return Object.keys(variables).find((name) => OF_LOADERS.test(name) && variables[name] !== null);
+}
+
+const OF_LOADERS = /^(LD|DYLD)_/;
+
+/** What the loaders of glibc and musl read: to be asked for one by one where not all of the environment is granted. */
+const LOADERS = [
+  ...["AUDIT", "PRELOAD", "LIBRARY_PATH", "ORIGIN_PATH", "PROFILE", "PROFILE_OUTPUT", "DEBUG"],
+  ...["DEBUG_OUTPUT", "HWCAP_MASK", "ASSUME_KERNEL", "DYNAMIC_WEAK", "BIND_NOW", "BIND_NOT"],
+  ...["SHOW_AUXV", "TRACE_LOADED_OBJECTS", "TRACE_PRELINKING", "USE_LOAD_BIAS", "VERBOSE", "WARN"],
+  "PREFER_MAP_32BIT_EXEC",
+].map((name) => `LD_${name}`);
+
+/** Those that this program may see, and so could have set. */
+function visibleLoaderVariables(): Record<string, string> {
+  if (granted({ name: "env" })) {
+    const all = Object.entries(Deno.env.toObject());
+    return Object.fromEntries(all.filter(([name]) => OF_LOADERS.test(name)));
+  }
+  const visible = LOADERS.filter((variable) => granted({ name: "env", variable }));
+  const values = visible.map((name) => [name, Deno.env.get(name)] as const);
+  return Object.fromEntries(
+    values.filter((pair): pair is [string, string] => pair[1] !== undefined),
   );
 }
 

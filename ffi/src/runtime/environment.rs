@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What execvpe(3) searches where PATH is not set.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -134,7 +134,7 @@ fn find(spec: &Spec, variables: &[Entry], user: Option<&User>) -> Result<PathBuf
     let mut first = None;
     for entry in path.split(|&b| b == b':') {
         let entry = Path::new(OsStr::from_bytes(entry)).join(command);
-        let candidate = absolute(spec, &entry).map_err(NotFound::program)?;
+        let Ok(candidate) = absolute(spec, &entry) else { continue }; // there is no such directory
         match executable(&candidate, user) {
             Ok(()) => return Ok(candidate),
             Err(NotFound { failed: (_, Errno::ACCESS), refused }) => {
@@ -148,11 +148,26 @@ fn find(spec: &Spec, variables: &[Entry], user: Option<&User>) -> Result<PathBuf
 
 /// `path` as seen from the child's directory.
 fn absolute(spec: &Spec, path: &Path) -> Result<PathBuf, Errno> {
+    let path = Path::new(OsStr::from_bytes(&spec.cwd)).join(path);
     if path.is_absolute() {
-        return Ok(path.to_owned());
+        return without_parents(path);
     }
     let here = std::env::current_dir().map_err(|error| errno_of(&error))?;
-    Ok(here.join(OsStr::from_bytes(&spec.cwd)).join(path))
+    without_parents(here.join(path))
+}
+
+/// The same file by a name without `..`, which the kernel takes behind symbolic links, and whoever is asked for
+/// permission to run it may take before them. It is told now whereto it leads, and not to the child.
+fn without_parents(path: PathBuf) -> Result<PathBuf, Errno> {
+    let parts: Vec<Component> = path.components().collect();
+    let Some(last) = parts.iter().rposition(|part| *part == Component::ParentDir) else { return Ok(path) };
+    let above: PathBuf = parts[..=last].iter().collect();
+    let mut settled = std::fs::canonicalize(above).map_err(|error| errno_of(&error))?;
+    settled.extend(&parts[last + 1..]);
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        settled.push(""); // it is to be a directory
+    }
+    Ok(settled)
 }
 
 fn executable(path: &Path, user: Option<&User>) -> Result<(), NotFound> {
@@ -203,6 +218,23 @@ mod tests {
 
     fn pair(key: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
         (key.to_vec(), value.to_vec())
+    }
+
+    #[test]
+    fn parents_are_those_behind_links_and_nothing_is_left_of_them() {
+        let folder = std::env::temp_dir().join(format!("proton_test_parents_{}", std::process::id()));
+        let folder = {
+            std::fs::create_dir_all(folder.join("evil/sub")).expect("it is made");
+            std::fs::create_dir_all(folder.join("a")).expect("it is made");
+            std::os::unix::fs::symlink(folder.join("evil/sub"), folder.join("a/link")).expect("it is made");
+            std::fs::canonicalize(folder).expect("it is there")
+        };
+        let of = |path: &str| without_parents(folder.join(path)).map(|path| path.into_os_string());
+        assert_eq!(of("a/link/../tool"), Ok(folder.join("evil/tool").into_os_string()));
+        assert_eq!(of("a/link/../../a/tool/"), Ok(folder.join("a/tool/").into_os_string()));
+        assert_eq!(of("a/link/tool"), Ok(folder.join("a/link/tool").into_os_string()), "as it was said");
+        assert_eq!(of("none/../tool"), Err(Errno::NOENT));
+        std::fs::remove_dir_all(folder).expect("it is removed");
     }
 
     #[test]
