@@ -216,9 +216,13 @@ export function rangeError(what: string, why: string, mend: string): RangeError 
   return new RangeError(`${what}: ${why}: ${mend}`);
 }
 
-/** `name` quoted for a message, so that spaces and line ends in it are seen. */
+/** The most of a name that a message holds. */
+const QUOTED_MAX = 200;
+
+/** `name` quoted for a message, so that spaces and line ends in it are seen; a long one is cut. */
 export function quote(name: string): string {
-  return JSON.stringify(name);
+  if (name.length <= QUOTED_MAX) return JSON.stringify(name);
+  return `${JSON.stringify(name.slice(0, QUOTED_MAX))}... (${name.length} characters)`;
 }
 
 /** The one of `known` that `name` was most likely meant to be; null when none is near. */

@@ -146,8 +146,8 @@ export interface OpenOptions {
   containment?: ContainmentOptions;
   /**
    * The user to run as, a name or a number (1 to 4,294,967,294; root cannot be
-   * asked for). By name the child also gets the user's groups (initgroups(3)),
-   * and HOME, USER and LOGNAME unless `env` says others. PATH is searched for
+   * asked for). By name the child also gets the user's groups (initgroups(3); root's
+   * among them, where the database says so), and HOME, USER and LOGNAME unless `env` says others. PATH is searched for
    * what that user may execute, by owner, group and mode; ACLs are not read.
    * The runtime needs CAP_SETUID, and to end it CAP_KILL or a cgroup v2 of
    * Linux 5.14; without them only its own user can be asked for.
@@ -167,7 +167,8 @@ export interface OpenOptions {
   nice?: number;
   /**
    * Resource limits by name (getrlimit(2)); default: the runtime's. More than its hard ones needs CAP_SYS_RESOURCE.
-   * A child that dies at a soft limit of `cpu` or `fsize` has the cause `"limit"`.
+   * A child that dies at a soft limit of `cpu` or `fsize` has the cause `"limit"`. A number is both limits, and at the
+   * hard one of `cpu` the kernel sends SIGKILL, which has the cause `"exit"`: rather give `{ soft: 5, hard: 6 }`.
    */
   rlimits?: Readonly<Partial<Record<RlimitName, Rlimit>>>;
   /** How likely the child is to be killed when memory is short, -1,000 to 1,000 (proc(5)); default: the runtime's. */

@@ -287,7 +287,7 @@ export class Port {
 
   /**
    * Half-close: the child reads the end of its stdin after what was written before; its output goes on. On a
-   * terminal this types Ctrl-D, which is an end at the beginning of a line.
+   * terminal this types Ctrl-D, which is an end at the beginning of a line, and behind half a line twice.
    */
   async closeStdin(): Promise<void> {
     this.#mustOwn("closeStdin");

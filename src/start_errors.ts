@@ -76,6 +76,15 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     "make it executable (chmod +x) or give another path",
   ],
   "program/EISDIR": ["it is a directory", "give the path of a program"],
+  "program/ENOTDIR": [
+    "something on the way to it is no directory",
+    "check the path: a file stands where a directory is named, or it ends in a slash",
+  ],
+  "program/ELOOP": ["its symbolic links lead round in a circle", "mend the links"],
+  "exec/ELOOP": [
+    "its interpreter is a script, and that one's, and so on",
+    "name a program in the #! line",
+  ],
   "exec/E2BIG": TOO_BIG,
   "exec/ENOENT": [
     "the interpreter that the file names is missing",
@@ -258,6 +267,12 @@ export function startError(
 }
 
 function notTheirs(path: string, uid: string | number | null): readonly [string, string] {
+  if (uid === null) {
+    return [
+      `${quote(path)} may not be searched`,
+      "give this program's user the x permission on it, or name another program",
+    ];
+  }
   const whom = typeof uid === "string" ? `user ${quote(uid)}` : `user ${uid}`;
   return [
     `${quote(path)} is not for ${whom} to execute, or to search`,

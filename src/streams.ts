@@ -467,6 +467,8 @@ export class Input {
 
   /** What says to a terminal that this is the end: it has two sides, and none of them is for one direction. */
   readonly #sign: Uint8Array | null;
+  /** That was written. */
+  #lastByte: number | undefined;
 
   constructor(
     source: Source,
@@ -491,6 +493,7 @@ export class Input {
   async #write(bytes: Uint8Array): Promise<void> {
     try {
       let rest = bytes;
+      this.#lastByte = bytes.at(-1) ?? this.#lastByte;
       while (rest.length > 0) {
         if (this.#over !== null) throw this.#closed(this.#over, rest);
         const took = this.#share.spent
@@ -564,7 +567,11 @@ export class Input {
     const sign = this.#sign;
     this.#waiting++;
     const ended = this.#last.then(() => {
-      if (sign !== null && this.#over === null) return this.#write(sign); // which counts down
+      if (sign !== null && this.#over === null) {
+        // Behind half a line the first only sends that off; the second is the end.
+        const whole = [undefined, 0x0a, 0x0d].includes(this.#lastByte);
+        return this.#write(whole ? sign : Uint8Array.of(...sign, ...sign)); // which counts down
+      }
       this.#waiting--;
       return sign === null ? this.abandon("it is closed") : undefined;
     });

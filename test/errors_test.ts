@@ -192,8 +192,12 @@ const TABLE:
     ["guardian", 1, SpawnError, /guardian could not be started \(EPERM\): let this process start/],
     ["keeper", 11, SpawnError, /65,536 processes are kept already.* \(EAGAIN\): close some/],
     ["keeper", 10, SpawnError, /its keeper ended before it ran \(ECHILD\): try again/],
+    ["keeper", 110, SpawnError, /its guardian does not answer \(ETIMEDOUT\): look for who has/],
     ["cwd", 20, SpawnError, / in "\/tmp": it is not a directory \(ENOTDIR\): give a directory/],
     ["program", 2, SpawnError, /no such file on PATH \(ENOENT\): install it/],
+    ["program", 20, SpawnError, /on the way to it is no directory \(ENOTDIR\): check the path/],
+    ["program", 40, SpawnError, /links lead round in a circle \(ELOOP\): mend the links/],
+    ["exec", 40, SpawnError, /its interpreter is a script.* \(ELOOP\): name a program in the #!/],
     [
       "stdio",
       9,
@@ -286,6 +290,18 @@ Deno.test("errors: what another user may not execute is named, and so is that us
   assertMatch(message(7), /^Cannot start "x": "\/srv\/closed" is not for user 7 to execute/);
   assertMatch(message("alice"), GRAMMAR);
   assertMatch(message("alice"), /user "alice" to execute/);
+  // Of the runtime itself it is a directory that is closed to it.
+  const own = startError(failure, { command: "x", cwd: null }).message;
+  assertMatch(own, /^Cannot start "x": "\/srv\/closed" may not be searched \(EACCES\): give this/);
+});
+
+Deno.test("errors: a long name is cut in a message", () => {
+  const { message } = startError({ stage: "exec", errno: 8 }, {
+    command: "x".repeat(5_000_000),
+    cwd: null,
+  });
+  assertEquals(message.length < 500, true, `${message.length}`);
+  assertMatch(message, /"x{200}"\.\.\. \(5000000 characters\)/);
 });
 
 Deno.test("errors: who was looked up is in the message", () => {

@@ -83,7 +83,11 @@ test("pty: the end is an end: all output, then no error, and the exit code", asy
   assertEquals([code, cause, await port.drained], [7, "exit", { truncated: false }]);
 });
 
-test("pty: closeStdin is the end of what is typed", async () => {
+test("pty: closeStdin is the end of what is typed, behind half a line too", async () => {
+  await using half = await open("cat", [], { pty: {} });
+  await half.command("whole\rhalf");
+  await half.closeStdin();
+  assertEquals((await half.status).code, 0);
   await using port = await open("cat", [], { pty: {} });
   await port.command("typed\r");
   await port.closeStdin();

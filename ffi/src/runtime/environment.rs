@@ -170,8 +170,21 @@ fn without_parents(path: PathBuf) -> Result<PathBuf, Errno> {
     Ok(settled)
 }
 
+/// The first directory on the way to `path` that this runtime may not search, where that is why it was not found.
+fn closed(path: &Path, errno: Errno) -> Option<PathBuf> {
+    let refused = |folder: &Path| {
+        let may = rustix::fs::accessat(rustix::fs::CWD, folder, Access::EXEC_OK, AtFlags::EACCESS);
+        may == Err(Errno::ACCESS)
+    };
+    let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
+    folders.reverse();
+    let first = folders.into_iter().find(|folder| refused(folder));
+    first.filter(|_| errno == Errno::ACCESS).map(Path::to_owned)
+}
+
 fn executable(path: &Path, user: Option<&User>) -> Result<(), NotFound> {
-    let stat = rustix::fs::stat(path).map_err(NotFound::program)?;
+    let unseen = |errno| NotFound { refused: closed(path, errno), ..NotFound::program(errno) };
+    let stat = rustix::fs::stat(path).map_err(unseen)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::Directory => return Err(NotFound::program(Errno::ISDIR)),
