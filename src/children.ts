@@ -57,7 +57,8 @@ const LINE_BYTES = 8_192;
 export async function startProgram(spec: ProgramSpec, place: Place): Promise<Running> {
   const { command, args = [], options = {} } = spec;
   const delayToSigkill = graceOf(spec);
-  const port = await unlessGivenUp(spec, place, OPEN_MS, (signal) => {
+  const terms = { id: spec.id, shutdown: spec.shutdown ?? delayToSigkill };
+  const port = await unlessGivenUp(terms, place, OPEN_MS, (signal) => {
     const signals = options.signal === undefined ? [signal] : [signal, options.signal];
     const given = { ...options, delayToSigkill, owner: place.owner };
     return open(command, args, { ...given, signal: AbortSignal.any(signals) });

@@ -15,6 +15,7 @@ import {
   Supervisor,
   SupervisorError,
   type SupervisorOptions,
+  SurvivorsError,
 } from "../mod.ts";
 import {
   alive,
@@ -382,6 +383,31 @@ test("a sibling whose terminate throws at a restart costs no restart, and the lo
   const error = await assertRejects(() => supervisor.stop(), SupervisorError);
   assertEquals([error.code, error.subject], ["ESHUTDOWN", "s"]);
   assertInstanceOf(error.cause, ServerError);
+});
+
+test("a sibling of which somebody is still there keeps the restart from being done", async () => {
+  const survivors = [{ pid: 1, comm: "stuck", reason: "D" }];
+  const what = "Cannot end the tree";
+  const fault = { what, why: "still there", code: "ESURVIVORS", mend: "wait", op: "close" };
+  const module = {
+    init: () => ({ state: 0 }),
+    terminate() {
+      throw new SurvivorsError({ ...fault, subject: "stuck", survivors } as never);
+    },
+  };
+  const supervisor = await start({
+    strategy: "one_for_all",
+    maxRestarts: 1,
+    maxSeconds: 1_000,
+    children: [idle("a"), { id: "s", server: () => startLink(module, "cat") }, idle("b")],
+  });
+  const ids = identities(["a", "s", "b"].map((id) => pidOf(supervisor, id)));
+  await supervisor.child("a")?.port?.kill("SIGKILL");
+  const error = await assertRejects(() => supervisor.ended, SupervisorError);
+  assertEquals([error.code, error.subject], ["EINTENSITY", "s"]);
+  assertInstanceOf(error.cause, SupervisorError);
+  assertEquals([error.cause.code, error.cause.subject], ["ESHUTDOWN", "s"]);
+  await gone(ids);
 });
 
 test("a factory that gives no server, and one that throws: told in words", async () => {
