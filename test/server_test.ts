@@ -191,7 +191,7 @@ test("a handler that waits holds the child back after one window, and loses noth
   };
   await using server = await startLink(module, PROBE, ["count-written", file, "out"]);
   const written = () => Number(new DataView(Deno.readFileSync(file).buffer).getBigUint64(0, true));
-  await until(() => existsSync(file), { what: "the first count" });
+  await until(() => existsSync(file) && Deno.statSync(file).size >= 8, { what: "the first count" });
   let [last, same] = [-1, 0];
   await until(() => {
     const now = written();
