@@ -5,7 +5,7 @@
 
 import { assertEquals } from "@std/assert";
 import { existsSync } from "node:fs";
-import { Ground, versionOf } from "../cgroups.ts";
+import { Ground, versionOf } from "./cgroups.ts";
 import {
   alive,
   asRoot,
@@ -15,9 +15,9 @@ import {
   identities,
   identity,
   until,
-} from "../helpers.ts";
-import { USERS } from "../host_process.ts";
-import { sabotagedHost, STEPS } from "../sabotaged.ts";
+} from "./helpers.ts";
+import { USERS } from "./host_process.ts";
+import { sabotagedHost, STEPS } from "./sabotaged.ts";
 
 const user = USERS.find(({ uid }) => uid !== null);
 const UID = user?.uid ?? 0;
