@@ -30,15 +30,23 @@ const SLICE_MS = 5;
 /** Turns from one look at the clock to the next: a look costs as much as a short turn. */
 const LOOK = 8;
 
+/** Turns of all queues together: two servers that tell each other would else keep the event loop between them. */
+const slice: { since: number | null; turns: number } = { since: null, turns: 0 };
+
+/** Looks at the clock now and then; true where the event loop is to go round first. */
+function spent(): boolean {
+  if (++slice.turns < LOOK) return false;
+  slice.turns = 0;
+  const now = performance.now();
+  slice.since ??= now;
+  return now - slice.since >= SLICE_MS;
+}
+
 /** A queue with one who works it off. */
 export class Serial<T> {
   readonly #handler: Handler<T>;
   readonly #queue: Deque<T> = new Deque();
   #state: "closed" | "idle" | "due" | "busy" = "closed";
-  /** When the turns began that nothing else has come between; null where nobody has looked yet. */
-  #since: number | null = null;
-  /** Turns since the clock was looked at. */
-  #turns = 0;
   /** Those who waited when somebody began to take his time are known to. Who comes later sees it by `busy`. */
   #told = false;
 
@@ -91,27 +99,18 @@ export class Serial<T> {
 
   #resume(): void {
     while (this.#queue.length > 0) {
-      if (this.#spent()) return this.#pause();
+      if (spent()) return this.#pause();
       if (!this.#turn(this.#queue.shift() as T)) return;
     }
     this.#state = "idle";
-    this.#since = null;
     this.#told = false;
     this.#handler.idle();
   }
 
-  #spent(): boolean {
-    if (++this.#turns < LOOK) return false;
-    this.#turns = 0;
-    const now = performance.now();
-    this.#since ??= now;
-    return now - this.#since >= SLICE_MS;
-  }
-
   #pause(): void {
-    this.#since = null;
     this.#tell();
     nextRound(() => {
+      slice.since = null;
       if (this.#state === "busy") this.#resume();
     });
   }

@@ -4,7 +4,7 @@
 /** One at a time, however much waits: what is done holds nothing, a turn costs the same, and others have theirs. */
 
 import { assertEquals } from "@std/assert";
-import { startLink } from "../mod.ts";
+import { type Server, startLink } from "../mod.ts";
 import { Deque } from "../src/deque.ts";
 import { Serial } from "../src/serial.ts";
 import { assert, test, textOf, until, within } from "./helpers.ts";
@@ -117,3 +117,27 @@ for (const way of ["sends to itself", "sends to itself, async", "goes on with co
     await server.stop();
   });
 }
+
+test("two servers that tell each other for ever leave timers and their programs their turns", async () => {
+  let [turns, timer, heard] = [0, false, ""];
+  setTimeout(() => timer = true, 20);
+  const telling = (other: () => Server<never, never, null>) => ({
+    init: () => ({ state: null }),
+    handleCast(_: null) {
+      if (!(timer && heard !== "") && ++turns < TURNS) other().cast(null);
+      return { state: null };
+    },
+    handleStdout(data: Uint8Array) {
+      heard = textOf(data);
+      return { state: null };
+    },
+  });
+  const script = "sleep 0.1; echo hello; exec sleep 1000";
+  const one: Server<never, never, null> = await startLink(telling(() => two), "sh", ["-c", script]);
+  const two: Server<never, never, null> = await startLink(telling(() => one), "cat");
+  one.cast(null);
+  await until(() => timer && heard !== "", { what: "the timer and the program" });
+  assert(turns < TURNS, "they had their turn when it gave up");
+  await one.stop();
+  await two.stop();
+});
