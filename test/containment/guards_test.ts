@@ -192,6 +192,15 @@ async function requestsToKeeper(run: Run): Promise<void> {
   await gone(ids);
 }
 
+/** Keeper and guardian hear nothing of it: the watchdog ends all. */
+async function runtimeKilled(run: Run): Promise<void> {
+  await using host = run.start(THREE_TREES);
+  const all = await Cast.of(host);
+  await using _ = await held(all.keeper.pid, all.guardian.pid);
+  host.kill();
+  await gone(all.trees.flat());
+}
+
 matrixCase({
   number: "+",
   title:
@@ -200,21 +209,8 @@ matrixCase({
   body: async (run) => {
     // All at once, as each mostly waits.
     const starts = [startsBehindGuardian, startBehindKeeper];
-    const all = [guardianHeld, allHeld, ...starts, requestsToKeeper];
+    const all = [guardianHeld, allHeld, ...starts, requestsToKeeper, runtimeKilled];
     await Promise.all(all.map((one) => one(run)));
-  },
-});
-
-matrixCase({
-  number: "+",
-  title: "keeper and guardian are stopped, the runtime is killed: the watchdog ends all",
-  needsRoot: true,
-  body: async (run) => {
-    await using host = run.start(THREE_TREES);
-    const all = await Cast.of(host);
-    await using _ = await held(all.keeper.pid, all.guardian.pid);
-    host.kill();
-    await gone(all.trees.flat());
   },
 });
 
