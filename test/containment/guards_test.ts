@@ -192,6 +192,26 @@ async function requestsToKeeper(run: Run): Promise<void> {
   await gone(ids);
 }
 
+/** Nobody tells the runtime what has become of a tree whose keeper was killed, and nobody closes its port. */
+async function keeperKilled(run: Run): Promise<void> {
+  await using host = run.start(`
+    const port = await open(PROBE, ["double-fork", "2", "stay"], { delayToSigkill: 10 });
+    const pids = await ready(port);
+    say("ready", ...pids);
+    const { cause, survivors } = await port.status;
+    say("ended", cause, survivors.length);
+    await hear();
+  `);
+  const ids = identities(await host.numbers("ready"));
+  const keeper = Number(stat(ids[0]?.pid ?? 0)?.[1]);
+  await using _ = await held(helpers(host.pid).guardian);
+  Deno.kill(keeper, "SIGKILL");
+  assertEquals(await host.next("ended"), ["guardian", "0"]);
+  await until(() => ids.every(({ pid }) => ["Z", undefined].includes(stat(pid)?.[0])), {
+    what: "nobody of the tree runs",
+  });
+}
+
 /** Keeper and guardian hear nothing of it: the watchdog ends all. */
 async function runtimeKilled(run: Run): Promise<void> {
   await using host = run.start(THREE_TREES);
@@ -209,7 +229,7 @@ matrixCase({
   body: async (run) => {
     // All at once, as each mostly waits.
     const starts = [startsBehindGuardian, startBehindKeeper];
-    const all = [guardianHeld, allHeld, ...starts, requestsToKeeper, runtimeKilled];
+    const all = [guardianHeld, allHeld, ...starts, requestsToKeeper, keeperKilled, runtimeKilled];
     await Promise.all(all.map((one) => one(run)));
   },
 });

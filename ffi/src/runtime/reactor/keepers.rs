@@ -167,6 +167,7 @@ impl Reactor {
     pub(super) fn keeper_silent(&self, port: &Arc<Port>) {
         lock(&port.keeper).close();
         lock(&port.state).orphaned = true;
+        self.expect_word(port);
         self.resolve_orphan(port);
     }
 

@@ -61,6 +61,11 @@ impl Reactor {
         self.deadlines.set(port.handle, at);
     }
 
+    /// Its keeper is lost: the guardian has so long to tell what has become of the tree.
+    pub(super) fn expect_word(&self, port: &Port) {
+        self.due_by(port, Instant::now() + HARD_PHASE + PATIENCE);
+    }
+
     /// Tells the keeper what it is to answer.
     pub fn request(&self, port: &Port, message: ToKeeper) {
         let until = Instant::now() + NOTICE;
@@ -208,7 +213,7 @@ impl Reactor {
         if leaves.is_empty() && !given_up {
             return;
         }
-        let first = !std::mem::replace(&mut state.orphaned, true);
+        state.orphaned = true;
         if leaves.is_empty() {
             let survivors = if state.started { vec![UNSEEN] } else { Vec::new() };
             state.swept.get_or_insert(Outcome { killed: 0, survivors });
@@ -216,8 +221,8 @@ impl Reactor {
         state.lost = Errno::TIMEDOUT;
         drop(state);
         lock(&port.keeper).close(); // should it go on one day, its runtime is gone
-        if !leaves.is_empty() && first {
-            self.remains.add(leaves, Some(port.clone()));
+        if !leaves.is_empty() {
+            self.remains.add(leaves, Some(port.clone())); // once, as long as they are fought for
         }
         self.resolve_orphan(port);
     }
