@@ -458,7 +458,7 @@ export class Port {
    * @param signal name or number, default SIGTERM.
    * @throws {ClosedError} where it is gone (ESRCH), or this handle does not own it any more (ENOTOWNER).
    * @throws {ContainmentError} where it may not be signalled (EPERM), or its keeper has not answered for 5 seconds
-   *   (ETIMEDOUT): somebody holds that.
+   *   (ETIMEDOUT) or has 256 requests before it and more in its socket (EAGAIN): somebody holds that.
    * @throws {TypeError} for the group of a child that stands in the runtime's own.
    */
   async kill(signal: SignalName | number = "SIGTERM", options: KillOptions = {}): Promise<void> {

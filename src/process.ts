@@ -439,7 +439,9 @@ export class Process implements PortEvents, Source, Member {
   /** What the keeper has answered, or that it has not. */
   #refused(doing: string, op: "kill" | "freeze" | "thaw", errno: number): Error {
     if (errno === ESRCH) return this.gone(doing, op, errno);
-    const mend = errnoName(errno) !== "ETIMEDOUT"
+    const mend = errnoName(errno) === "EAGAIN"
+      ? "wait for the answers to those that were asked before"
+      : errnoName(errno) !== "ETIMEDOUT"
       ? "ask who set the policy, or run this program as who it runs as"
       : op === "kill"
       ? "look for who has stopped its keeper (ps -o stat,pid,comm -C proton-keeper), or close it"

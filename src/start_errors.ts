@@ -52,8 +52,9 @@ const START: Readonly<Record<string, readonly [why: string | null, mend: string]
     `close some; ${TOO_MANY}`,
   ],
   "keeper/ECHILD": [
-    "its keeper ended before it ran",
-    "try again; look for who killed it, or for lack of descriptors or memory (ulimit -n, dmesg)",
+    "its keeper ended before it could tell whether it runs; whatever ran has been ended",
+    "look what it has done before you try again, and for who killed the keeper, or for lack of descriptors or memory " +
+    "(ulimit -n, dmesg)",
   ],
   "keeper/EPIPE": ["its keeper ended before it ran", "try again; if it was killed, find by whom"],
   "keeper/ECONNRESET": [

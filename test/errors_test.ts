@@ -191,7 +191,12 @@ const TABLE:
     ["library", 2, NativeError, /cannot be opened to run as its guardian \(ENOENT\): restart/],
     ["guardian", 1, SpawnError, /guardian could not be started \(EPERM\): let this process start/],
     ["keeper", 11, SpawnError, /65,536 processes are kept already.* \(EAGAIN\): close some/],
-    ["keeper", 10, SpawnError, /its keeper ended before it ran \(ECHILD\): try again/],
+    [
+      "keeper",
+      10,
+      SpawnError,
+      /its keeper ended before it could tell .* \(ECHILD\): look what it has done/,
+    ],
     ["keeper", 110, SpawnError, /its guardian does not answer \(ETIMEDOUT\): look for who has/],
     ["cwd", 20, SpawnError, / in "\/tmp": it is not a directory \(ENOTDIR\): give a directory/],
     ["program", 2, SpawnError, /no such file on PATH \(ENOENT\): install it/],

@@ -4,7 +4,18 @@
 /** Runtime, watchdog, guardian and keeper die: alone, in pairs, in threes and all four at one instant. */
 
 import { assertEquals } from "@std/assert";
-import { alive, children, gone, helpers, type Identity, stat, until } from "../helpers.ts";
+import {
+  alive,
+  assert,
+  children,
+  comm,
+  gone,
+  helpers,
+  identities,
+  type Identity,
+  stat,
+  until,
+} from "../helpers.ts";
 import { matrixCase, type Run } from "../matrix.ts";
 import { Cast, dieTogether, THREE_TREES } from "./three_trees.ts";
 
@@ -186,18 +197,20 @@ matrixCase({
   body: (run) => beyondReach(run, ["runtime", "watchdog", "guardian", "keeper"]),
 });
 
+/** Whoever of its descendants loses its parent becomes the host's child. */
+const SUBREAPER = `
+const { symbols } = Deno.dlopen("libc.so.6", {
+  prctl: { parameters: ["i32", "usize", "usize", "usize", "usize"], result: "i32" },
+});
+const PR_SET_CHILD_SUBREAPER = 36;
+symbols.prctl(PR_SET_CHILD_SUBREAPER, 1n, 0n, 0n, 0n);
+`;
+
 matrixCase({
   number: "+",
   title: "watchdog and guardian die below a runtime that is a subreaper: it reaps the keepers, too",
   body: async (run) => {
-    await using host = run.start(`
-      const { symbols } = Deno.dlopen("libc.so.6", {
-        prctl: { parameters: ["i32", "usize", "usize", "usize", "usize"], result: "i32" },
-      });
-      const PR_SET_CHILD_SUBREAPER = 36;
-      symbols.prctl(PR_SET_CHILD_SUBREAPER, 1n, 0n, 0n, 0n);
-      ${THREE_TREES}
-    `);
+    await using host = run.start(SUBREAPER + THREE_TREES);
     const all = await Cast.of(host);
     const ours = [all.watchdog, all.guardian, ...all.keepers];
     await dieTogether([all.watchdog, all.guardian]);
@@ -205,6 +218,140 @@ matrixCase({
     await gone(ours); // no zombies of them are left either
     await host.tell("again\n");
     assertEquals(await host.next("echo"), ["again", "both"]);
+  },
+});
+
+matrixCase({
+  number: "+",
+  title: "all helpers die below a runtime that is a subreaper: no zombie of its trees is left",
+  body: async (run) => {
+    await using host = run.start(SUBREAPER + THREE_TREES);
+    const all = await Cast.of(host);
+    await dieTogether([all.watchdog, all.guardian, ...all.keepers]);
+    const daemons = all.trees.flatMap((tree) => tree.slice(1));
+    await gone(all.trees.map(([child]) => child).filter((child) => child !== undefined));
+    await gone([all.watchdog, all.guardian, ...all.keepers]);
+    if (run.mode.kill === "cgroup2") await gone(daemons);
+    for (const { pid } of daemons.filter(alive)) Deno.kill(pid, "SIGKILL"); // beyond reach
+    await host.tell("again\n");
+    assertEquals(await host.next("echo"), ["again", "both"]);
+  },
+});
+
+matrixCase({
+  number: "+",
+  title:
+    "the watchdog is stopped, the runtime is killed below a subreaper of its session: nobody is left",
+  body: async (run) => {
+    const kill = run.mode.kill === "tree" ? "tree" : "auto";
+    const inner = `
+      const { open } = await import(Deno.args[0] + "/mod.ts");
+      const port = await open("sleep", ["1000"], { containment: { kill: "${kill}" } });
+      console.log(port.pid);
+    `;
+    await using host = run.start(`
+      ${SUBREAPER}
+      Deno.writeTextFileSync("inner.ts", ${JSON.stringify(inner)});
+      const args = ["run", "--quiet", "--no-config", "--no-lock", "--no-check", "--allow-all", "inner.ts", TREE];
+      const inner = new Deno.Command(Deno.execPath(), { args, stdout: "piped" }).spawn();
+      const { value } = await inner.stdout.getReader().read();
+      say("ready", inner.pid, new TextDecoder().decode(value).trim());
+      await inner.status;
+      await hear();
+    `);
+    const [runtime = 0, child = 0] = await host.numbers("ready");
+    const { watchdog, guardian } = helpers(runtime);
+    Deno.kill(watchdog, "SIGSTOP");
+    await until(() => stat(watchdog)?.[0] === "T", { what: "the watchdog is stopped" });
+    Deno.kill(runtime, "SIGKILL");
+    // Nobody reaps them there: as zombies they are over.
+    await until(
+      () => [watchdog, guardian, child].every((pid) => ["Z", undefined].includes(stat(pid)?.[0])),
+      {
+        what: "nobody of them runs",
+      },
+    );
+    await pairs(0, run);
+  },
+});
+
+matrixCase({
+  number: "+",
+  title: "the watchdog is stopped, guardian and keepers are killed: it goes on, and ends the trees",
+  body: async (run) => {
+    await using host = run.start(THREE_TREES);
+    const all = await Cast.of(host);
+    Deno.kill(all.watchdog.pid, "SIGSTOP");
+    await until(() => stat(all.watchdog.pid)?.[0] === "T", { what: "the watchdog is stopped" });
+    for (const { pid } of [...all.keepers, all.guardian]) Deno.kill(pid, "SIGKILL");
+    await survivedBy(all, ["guardian", "all keepers"]);
+    await gone(all.trees.flat());
+  },
+});
+
+matrixCase({
+  number: "+",
+  title: "programs are started at the moment the guardian is killed: each runs, or is told as lost",
+  body: async (run) => {
+    await using host = run.start(`
+      await (await open("true")).status;
+      say("ready");
+      while (await hear() !== null) {
+        // The reactor's thread has had some time, or none, to notice.
+        for (const start = performance.now(); performance.now() - start < Math.random() * 2;);
+        const opened = Array.from({ length: 8 }, () => open("true").then((port) => port.status));
+        const ends = await Promise.allSettled(opened);
+        say("ends", ...new Set(ends.map(({ value, reason }) => value?.cause ?? reason.name + "/" + reason.code)));
+      }
+    `);
+    await host.next("ready");
+    for (let i = 0; i < 30; i++) {
+      await until(() => children(host.pid).length === 1, { what: "the last watchdog has left" });
+      const { guardian } = helpers(host.pid);
+      await host.tell("go\n");
+      Deno.kill(guardian, "SIGKILL");
+      const ends = new Set(await host.next("ends"));
+      assertEquals(ends.difference(new Set(["exit", "guardian"])), new Set(), `round ${i}`);
+    }
+  },
+});
+
+matrixCase({
+  number: "+",
+  title:
+    "a keeper ends between two trees, and its guardian says so before it does: the next start has another",
+  body: async (run) => {
+    await using host = run.start(`
+      const first = await open("sleep", ["1000"], { delayToSigkill: 10 });
+      const second = await open("sh", ["-c", "read line; sleep 0.3"], { delayToSigkill: 10 });
+      say("ready", first.pid, second.pid);
+      await hear();
+      await second.command("go\\n");
+      Deno.kill(Deno.pid, "SIGSTOP");
+      say("ended", (await first.status).cause, (await second.status).cause);
+      for (let i = 0; i < 2; i++) {
+        say("next", await open("true").then((port) => port.status).then(({ cause }) => cause, (error) => error.code));
+      }
+      await hear();
+    `);
+    const keepers = (await host.numbers("ready")).map((pid) => Number(stat(pid)?.[1]));
+    const [first, second] = identities(keepers);
+    assert(first !== undefined && second !== undefined);
+    await host.tell("go\n");
+    await until(() => stat(host.pid)?.[0] === "T", { what: "the runtime is stopped" });
+    Deno.kill(first.pid, "SIGKILL");
+    await gone([first]);
+    // It has said its last word, and waits for another child.
+    await until(() => comm(second.pid) === "proton-spare", { what: "the second keeper is free" });
+    Deno.kill(second.pid, "SIGKILL");
+    await gone([second]);
+    await until(() => children(helpers(host.pid).guardian).length === 0, {
+      what: "both are swept",
+    });
+    Deno.kill(host.pid, "SIGCONT");
+    assertEquals(await host.next("ended"), ["exit", "guardian"].toReversed());
+    assertEquals(await host.next("next"), ["exit"]);
+    assertEquals(await host.next("next"), ["exit"]);
   },
 });
 

@@ -14,6 +14,7 @@ use crate::guard::rooms::Lot;
 use crate::guard::spare::{self, Birth};
 use crate::guard::table::Table;
 use crate::kernel::cgroup::Leaf;
+use crate::kernel::procfs;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::sys::helper::{self, Forked, Title, Whose};
@@ -66,6 +67,7 @@ struct Guardian<'a> {
     /// Where the cgroups of the keepers' children go.
     place: Found<'a>,
     site: &'a Site,
+    watchdog: Pid,
 }
 
 /// What guardian and watchdog both know of what the guardian guards.
@@ -74,6 +76,7 @@ pub struct Guarded<'a> {
     pub place: Found<'a>,
     pub site: &'a Site,
     pub title: &'a Title,
+    pub watchdog: Pid,
 }
 
 /// The life of a guardian; never returns to the watchdog's code.
@@ -84,7 +87,7 @@ pub fn main(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> ! {
 }
 
 fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Errno> {
-    let Guarded { table, place, site, title } = guarded;
+    let Guarded { table, place, site, title, watchdog } = guarded;
     helper::become_subreaper(Step::GuardianSubreaper)?;
     let [requests, runtime] = helper::keep_only([requests, runtime])?;
     let events = helper::child_events()?;
@@ -111,6 +114,7 @@ fn live(requests: OwnedFd, runtime: OwnedFd, guarded: Guarded) -> Result<(), Err
         limits,
         place,
         site,
+        watchdog,
     };
     guardian.run()
 }
@@ -299,10 +303,21 @@ impl Guardian<'_> {
     }
 
     /// The runtime is gone. The keepers see that by themselves; dropping the
-    /// leashes tells one that cannot.
+    /// leashes tells one that cannot. A watchdog that somebody has stopped has nobody else left who would let it go on.
     fn leave(mut self) -> Result<(), Errno> {
+        self.let_watchdog_go_on();
         self.leashes.iter_mut().for_each(|leash| *leash = None);
-        outlive(self.table, self.place, &self.events)
+        let result = outlive(self.table, self.place, &self.events);
+        self.let_watchdog_go_on();
+        result
+    }
+
+    fn let_watchdog_go_on(&self) {
+        let Ok(handle) = procfs::handle(self.watchdog.as_raw_nonzero().get()) else { return };
+        // Its number is its own as long as it is our parent, and so it was when the handle was made.
+        if rustix::process::getppid() == Some(self.watchdog) && !sabotaged(Step::Continue) {
+            let _ = rustix::process::pidfd_send_signal(&handle, Signal::CONT); // it ends at this moment
+        }
     }
 }
 

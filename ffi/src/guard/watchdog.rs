@@ -51,8 +51,11 @@ fn live(title: &Title) -> Result<(), Errno> {
     let mut site = Site::of(&runtime);
     let place = site.find().or_else(|why| site.find_by_bus(why));
     let place = place.as_ref().map_err(|why| *why);
+    let watchdog = rustix::process::getpid();
     let guardian = match helper::fork()? {
-        Forked::Child => guardian::main(requests, runtime, Guarded { table, place, site: &site, title }),
+        Forked::Child => {
+            guardian::main(requests, runtime, Guarded { table, place, site: &site, title, watchdog })
+        }
         Forked::Parent(pid) => pid,
     };
     title.show("proton-watchdog");

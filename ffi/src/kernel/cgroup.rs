@@ -251,6 +251,21 @@ impl Leaf {
         }
     }
 
+    /// Whether this zombie has lived in it or below, also where it has been removed since. (Only v2 says so of zombies.)
+    pub fn was_home_of(&self, pid: i32) -> bool {
+        let mut text = Vec::new();
+        if procfs::read(&format!("/proc/{pid}/cgroup"), &mut text).is_err() {
+            return false; // gone
+        }
+        // Paths there begin where this process's cgroup namespace does. Nobody else has the guardian's and the keeper's name.
+        let from = self.path.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at);
+        let name = &self.path.as_bytes()[from..];
+        text.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"0::")).any(|path| {
+            let mut places = path.windows(name.len()).enumerate().filter(|(_, part)| *part == name);
+            places.any(|(at, _)| matches!(path.get(at + name.len()), None | Some(b'/' | b' ')))
+        })
+    }
+
     /// Who lives directly in it.
     pub fn members(&self) -> Vec<i32> {
         let mut text = Vec::new();

@@ -99,8 +99,7 @@ pub fn signal(env: u32, port: i32, signal: i32, scope: i32) -> Result<(), Errno>
     if port.is_over() {
         return Err(Errno::SRCH);
     }
-    reactor.request(&port, ToKeeper::Signal { signal, scope });
-    Ok(())
+    reactor.request(&port, ToKeeper::Signal { signal, scope })
 }
 
 /// The oldest unread answer to a signal; 1 where there is none. Whoever waits when the keeper is gone is told so.
@@ -117,8 +116,7 @@ pub fn freeze(env: u32, port: i32, on: bool) -> Result<(), Errno> {
     if port.is_over() {
         return Err(Errno::SRCH);
     }
-    reactor.request(&port, ToKeeper::Freeze { on });
-    Ok(())
+    reactor.request(&port, ToKeeper::Freeze { on })
 }
 
 /// The cgroups of a tree: version, whether it can be frozen, and path, one after another.

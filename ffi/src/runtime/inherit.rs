@@ -128,8 +128,9 @@ fn look_into(mirror: &Mirror) -> Result<(Identity, Inherited), Errno> {
     }
     identity.extend_from_slice(&root()?);
     // Among others whether root by its number has rights; /proc does not show them.
-    let securebits = rustix::thread::capabilities_secure_bits()?;
-    identity.extend_from_slice(&securebits.bits().to_le_bytes());
+    // A filter that refuses to tell them stays, and allows no change either that could be told.
+    let securebits = rustix::thread::capabilities_secure_bits().map_or(u32::MAX, |bits| bits.bits());
+    identity.extend_from_slice(&securebits.to_le_bytes());
     let session = rustix::process::getsid(None).map_or(0, |sid| sid.as_raw_nonzero().get());
     identity.extend_from_slice(&session.to_le_bytes());
     procfs::read_again(&mirror.oom_score_adj, &mut text)?;

@@ -129,10 +129,11 @@ pub fn spawn(env: u32, path: &[u8]) -> Result<i32, Refusal> {
         return Err((Stage::Spec, Errno::INVAL).into());
     }
     let (identity, inherited) = fault("look").and_then(|()| inherit::look()).map_err(at(Stage::Guardian))?;
-    let pair = pair_of(reactor, identity, &inherited)?;
-    let asked = asked.of(&pair, &env)?;
-    asked.start(program, inherited)
+    asked.of(identity, &inherited, &env)?.start(program, inherited)
 }
+
+/// How many helpers are started for one port, should each be killed before it is asked for a keeper.
+const PAIRS: usize = 3;
 
 /// A port whose keeper has been asked for; given up where nothing comes of it.
 struct Asked<'a> {
@@ -150,13 +151,29 @@ impl Drop for Asked<'_> {
 
 impl Asked<'_> {
     /// This one where its keeper is of the right pair, else a new one.
-    fn of(self, pair: &Pair, env: &Arc<Env>) -> Result<Self, Failed> {
-        env.pair.store(pair.id, Ordering::Release);
-        if self.port.as_ref().is_some_and(|port| port.pair == pair.id && !port.is_over()) {
-            return Ok(self);
+    fn of(mut self, identity: Identity, inherited: &Inherited, env: &Arc<Env>) -> Result<Self, Failed> {
+        for left in (0..PAIRS).rev() {
+            let pair = pair_of(self.reactor, &identity, inherited)?;
+            match self.try_of(&pair, env) {
+                // It has ended, or another thread has dismissed it, and this one does not know it yet.
+                Err((Stage::Guardian, Errno::PIPE | Errno::CONNRESET)) if left > 0 => {
+                    pair.current.store(false, Ordering::Release);
+                }
+                other => return other.map(|()| self),
+            }
         }
-        let port = Some(self.reactor.ask(pair, env)?);
-        Ok(Asked { reactor: self.reactor, port })
+        Err((Stage::Guardian, Errno::PIPE))
+    }
+
+    fn try_of(&mut self, pair: &Pair, env: &Arc<Env>) -> Result<(), Failed> {
+        env.pair.store(pair.id, Ordering::Release);
+        if self.port.as_ref().is_some_and(|port| port.pair == pair.id && port.is_kept()) {
+            return Ok(());
+        }
+        let asked = self.reactor.ask(pair, env)?;
+        let unused = self.port.replace(asked);
+        unused.iter().for_each(|port| self.reactor.abandon(port));
+        Ok(())
     }
 
     /// Hands the keeper what it is to start.
@@ -205,12 +222,12 @@ impl Asked<'_> {
 
 /// The helpers that have these rights and confinement and can give a child what it inherits, started where there are
 /// none.
-fn pair_of(reactor: &Reactor, identity: Identity, inherited: &Inherited) -> Result<Arc<Pair>, Failed> {
+fn pair_of(reactor: &Reactor, identity: &Identity, inherited: &Inherited) -> Result<Arc<Pair>, Failed> {
     // One thread at a time: two that find none at the same moment are to share one.
     let _starting = lock(&reactor.starting);
     let usable = |pair: &&Arc<Pair>| {
         pair.current.load(Ordering::Acquire)
-            && (pair.identity == identity || sabotaged(Step::Identity))
+            && (pair.identity == *identity || sabotaged(Step::Identity))
             && pair.bounds.allow(inherited)
     };
     let found = lock(&reactor.shared).pairs.values().find(usable).cloned();
@@ -218,7 +235,7 @@ fn pair_of(reactor: &Reactor, identity: Identity, inherited: &Inherited) -> Resu
         return Ok(pair);
     }
     let give_up = |watchdog| reactor.give_up(watchdog);
-    let pair = Arc::new(Pair::start(reactor.next_id(), (identity, Bounds::of(inherited)), give_up)?);
+    let pair = Arc::new(Pair::start(reactor.next_id(), (identity.clone(), Bounds::of(inherited)), give_up)?);
     // Before others can find it: one that is not watched would answer nobody.
     reactor.watch_pair(&pair).inspect_err(|_| give_up(pair.watchdog)).map_err(at(Stage::Guardian))?;
     lock(&reactor.shared).pairs.insert(pair.id, pair.clone());

@@ -173,7 +173,7 @@ impl Pair {
             id,
             identity,
             bounds,
-            requests: Mutex::new(Outlet::new(requests)),
+            requests: Mutex::new(Outlet::counted(requests)),
             watch,
             watchdog: pid,
             pidfd,

@@ -140,18 +140,28 @@ impl Env {
 /// What is to be sent to a keeper as soon as its socket has room.
 type Unsent = (Vec<u8>, Vec<OwnedFd>);
 
+/// How many requests may wait for a keeper that does not read, beside those that its socket holds.
+const UNSENT_MOST: usize = 256;
+
 /// A socket with what did not fit into it yet.
 #[derive(Default)]
 pub struct Outlet {
     pub socket: Option<OwnedFd>,
     /// Of a keeper's: some of a launch record has been sent.
     pub begun: bool,
+    /// Of a guardian's: all that the socket has ever taken in, in bytes as the kernel counts them.
+    sent: Option<u64>,
     unsent: VecDeque<Unsent>,
 }
 
 impl Outlet {
     pub fn new(socket: OwnedFd) -> Self {
         Outlet { socket: Some(socket), ..Outlet::default() }
+    }
+
+    /// One whose reader's progress can be seen.
+    pub fn counted(socket: OwnedFd) -> Self {
+        Outlet { sent: Some(0), ..Outlet::new(socket) }
     }
 
     /// Sends in order. `Ok(false)`: some of it waits for room.
@@ -164,8 +174,13 @@ impl Outlet {
         let socket = self.socket.as_ref().ok_or(Errno::PIPE)?;
         while let Some((bytes, fds)) = self.unsent.front() {
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            let before = self.sent.map(|sent| (sent, unread(socket)));
             match socket::send(socket, bytes, &borrowed) {
-                Ok(()) => drop(self.unsent.pop_front()),
+                Ok(()) => {
+                    // What is read in between is not counted at all: rather too little than too much.
+                    self.sent = before.map(|(sent, before)| sent + added(socket, before));
+                    self.unsent.pop_front();
+                }
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(errno) => {
                     self.unsent.clear();
@@ -180,9 +195,21 @@ impl Outlet {
         drop(self.take());
     }
 
+    /// So much waits already that its reader does not read: no more is taken in.
+    pub fn is_full(&self) -> bool {
+        self.unsent.len() >= UNSENT_MOST
+    }
+
     /// Whatever was to be sent has been received. One that is closed is not read any more.
     pub fn is_read(&self) -> bool {
         self.unsent.is_empty() && self.socket.as_ref().is_some_and(|socket| unread(socket) == 0)
+    }
+
+    /// How much of what was sent has been received, in the kernel's bytes: who goes on reading has received more at the
+    /// next look. None where that is all of it.
+    pub fn progress(&self) -> Option<u64> {
+        let left = self.socket.as_ref().map_or(0, unread) as u64;
+        (!self.is_read()).then(|| self.sent.unwrap_or_default().saturating_sub(left))
     }
 
     /// Nothing is said here any more, in either direction.
@@ -208,6 +235,11 @@ impl Outlet {
         self.unsent.clear();
         self.socket.take().filter(|_| idle)
     }
+}
+
+/// What a message that was just sent has added to what is unread.
+fn added(socket: &OwnedFd, before: usize) -> u64 {
+    unread(socket).saturating_sub(before) as u64
 }
 
 /// One of our pipe ends and what is asked of it.
@@ -446,6 +478,12 @@ impl Port {
         state.done.is_some() || state.failure.is_some()
     }
 
+    /// Its keeper is there, as far as this side knows.
+    pub fn is_kept(&self) -> bool {
+        let orphaned = lock(&self.state).orphaned;
+        !orphaned && !self.is_over() && lock(&self.keeper).socket.is_some()
+    }
+
     /// The record of docs/abi.md.
     pub fn report(&self, guards: u32) -> Vec<u8> {
         let state = lock(&self.state);
@@ -536,6 +574,31 @@ mod tests {
         assert_eq!(wakes.load(Ordering::Acquire), 2);
         assert_eq!(env.drain(0), []);
         assert_eq!(env.drain(1), [(7, SIGNALLED)]);
+    }
+
+    #[test]
+    fn what_a_reader_has_read_is_seen_and_what_waits_for_one_is_bounded() {
+        let (near, far) = socket::pair().expect("a pair");
+        let mut outlet = Outlet::counted(near);
+        assert_eq!(outlet.progress(), None);
+        while outlet.send(vec![7; 8], Vec::new()).expect("it is open") {}
+        assert_eq!(outlet.progress(), Some(0), "nobody reads");
+        let mut read = 0;
+        for _ in 0..3 {
+            assert!(matches!(socket::receive(&far, &mut [0; 8]), Ok(Some(_))));
+            let more = outlet.progress().expect("there is more");
+            assert!(more > read);
+            read = more;
+        }
+        assert_eq!(outlet.progress(), Some(read), "and no more since");
+        while !outlet.is_full() {
+            outlet.send(vec![7; 8], Vec::new()).expect("it is open");
+        }
+        assert!(outlet.unsent.len() <= UNSENT_MOST);
+        while let Ok(Some(_)) = socket::receive(&far, &mut [0; 8]) {
+            outlet.flush().expect("it is open");
+        }
+        assert_eq!(outlet.progress(), None);
     }
 
     #[test]

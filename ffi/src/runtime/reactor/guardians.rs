@@ -4,7 +4,6 @@
 
 use super::{token, Reactor, Topic};
 use crate::kernel::cgroup::Base;
-use crate::kernel::procfs;
 use crate::kernel::sabotage::{fault, sabotaged, Step};
 use crate::kernel::socket;
 use crate::kernel::tree::Outcome;
@@ -142,6 +141,7 @@ impl Reactor {
         lock(&pair.requests).close();
         pair.current.store(false, Ordering::Release);
         pair.guardian_gone.store(true, Ordering::Release);
+        pair.go_on(); // its watchdog, should somebody have stopped it: what is left is its to end
         self.settle(pair);
     }
 
@@ -164,28 +164,12 @@ impl Reactor {
         drop(shared);
         ports.iter().for_each(|port| self.resolve_orphan(port));
         if pair.is_gone() {
-            // Ours where the watchdog was gone before it, or after it and has not reaped it.
-            let guardian = lock(&pair.guardian).take().and_then(procfs::pid_of).and_then(Pid::from_raw);
-            guardian.into_iter().for_each(|pid| self.remains.reap(pid));
-            self.reap_keepers();
+            // All helpers of a watchdog's are in its group. Whom those that were killed have left is ours where the
+            // runtime is a subreaper or process 1, and no runtime waits for children it does not know.
+            self.remains.reap_group(pair.watchdog);
+            *lock(&pair.guardian) = None;
         }
         self.bury(pair);
-    }
-
-    /// Keepers that have lost their guards are ours where the runtime is a subreaper or process 1; they end by themselves. No
-    /// runtime waits for children it does not know.
-    pub(super) fn reap_keepers(&self) {
-        let me = std::process::id() as i32;
-        let mut children = Vec::new();
-        procfs::children(me, u32::MAX, &mut children);
-        let is_keeper = |comm: &[u8]| {
-            [&b"proton-keeper\0"[..], b"proton-spare\0"].iter().any(|name| comm.starts_with(name))
-        };
-        for pid in children {
-            if procfs::stat(pid).is_some_and(|stat| stat.parent == me && is_keeper(&stat.comm)) {
-                Pid::from_raw(pid).into_iter().for_each(|pid| self.remains.reap(pid));
-            }
-        }
     }
 
     /// 0 both, 1 the guardian or the watchdog alone, 2 none.

@@ -13,6 +13,7 @@ use crate::runtime::port::{is_output, lock, Port, State, Terms, DONE, SIGNALLED,
 use rustix::event::epoll;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use rustix::process::Pid;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -179,6 +180,14 @@ impl Reactor {
             return;
         }
         if state.swept.is_none() && pair.as_ref().is_none_or(|pair| pair.is_gone()) {
+            // Where we are process 1 or a subreaper the child has become ours.
+            if let (true, Some(pid)) = (state.started, Pid::from_raw(state.pid)) {
+                if state.own_group {
+                    self.remains.reap_group(pid);
+                } else {
+                    self.remains.reap(pid);
+                }
+            }
             // Nobody else is left who could end its tree: where it has a cgroup, we do.
             let leaves = self.leaves_to_end(port, pair.as_deref(), &state);
             if !leaves.is_empty() {
@@ -222,7 +231,8 @@ impl Reactor {
         // Whoever still waits for an answer to a signal gets one: there is nobody left.
         learn(&mut state);
         let bits = if state.failure.is_some() { STARTED } else { DONE };
-        let again = again && state.late_since.is_none();
+        // Nor where its guardian has told of the keeper's end before the keeper's last word was read.
+        let again = again && state.late_since.is_none() && state.swept.is_none();
         drop(state);
         self.deadlines.remove(port.handle);
         let socket = lock(&port.keeper).take();
@@ -242,11 +252,7 @@ impl Reactor {
 
     /// Ends cgroups that nobody else is left to end, a step at each turn of the loop.
     pub(super) fn end_remains(&self) {
-        let (over, reaped) = self.remains.step();
-        if reaped {
-            self.reap_keepers(); // they may have become ours with that
-        }
-        for (port, outcome) in over {
+        for (port, outcome) in self.remains.step() {
             lock(&port.state).swept = Some(outcome);
             self.resolve_orphan(&port);
         }

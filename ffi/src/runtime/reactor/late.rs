@@ -66,12 +66,16 @@ impl Reactor {
         self.due_by(port, Instant::now() + HARD_PHASE + PATIENCE);
     }
 
-    /// Tells the keeper what it is to answer.
-    pub fn request(&self, port: &Port, message: ToKeeper) {
+    /// Tells the keeper what it is to answer; EAGAIN where it has left too much unread.
+    pub fn request(&self, port: &Port, message: ToKeeper) -> Result<(), Errno> {
+        if lock(&port.keeper).is_full() {
+            return Err(Errno::AGAIN);
+        }
         let until = Instant::now() + NOTICE;
         lock(&port.state).asked.push_back(until);
         self.deadlines.set(port.handle, until);
         self.tell(port, message);
+        Ok(())
     }
 
     /// Looks at those whose moment has come.
@@ -184,11 +188,11 @@ impl Reactor {
         }
     }
 
-    /// How often in a row the guardian has been seen not to read; 0 where it does. At first it is let go on, should
+    /// How often in a row the guardian has been seen not to read; 0 where it has read all, 1 where it is only behind. At first it is let go on, should
     /// somebody have stopped it; later it gets no new ports.
     fn look_at_guardian(&self, pair: &Arc<Pair>, now: Instant) -> u32 {
-        let silent = !lock(&pair.requests).is_read();
-        let looks = lock(&pair.silence).look(silent, now);
+        let progress = lock(&pair.requests).progress();
+        let looks = lock(&pair.silence).look(progress, now);
         if looks == 1 {
             pair.go_on();
         }

@@ -72,7 +72,7 @@ impl Reactor {
         let pair = shared.pairs.get(&env.pair.load(Ordering::Acquire)).cloned();
         drop(shared);
         match spare {
-            Some(spare) if !spare.is_over() => Some(spare),
+            Some(spare) if spare.is_kept() => Some(spare),
             lost => {
                 lost.inspect(|port| self.abandon(port));
                 let pair = pair.filter(|pair| pair.current.load(Ordering::Acquire))?;
@@ -86,7 +86,7 @@ impl Reactor {
         let mut shared = lock(&self.shared);
         let current = shared.pairs.get(&port.pair).is_some_and(|pair| pair.current.load(Ordering::Acquire));
         let env = port.env().id;
-        let unused = if current && shared.envs.contains_key(&env) {
+        let unused = if current && port.is_kept() && shared.envs.contains_key(&env) {
             shared.spares.insert(env, port)
         } else {
             Some(port)
