@@ -27,7 +27,8 @@ const packed = ".cache/package/dist/mod.mjs";
 const contained = "scripts/contained";
 const manifest = ["--locked", "--manifest-path", "ffi/Cargo.toml"];
 
-const steps: Step[] = [
+/** One after another; those in a list at the same time, as each of them mostly waits. */
+const steps: (Step | Step[])[] = [
   { name: "format", command: [deno, "fmt", "--check"] },
   { name: "lint", command: [deno, "lint"] },
   {
@@ -52,11 +53,6 @@ const steps: Step[] = [
   },
   { name: "types", command: [deno, "check"] },
   { name: "Rust tests", command: ["cargo", "test", ...manifest], counts: cargoCounts },
-  {
-    name: "sabotage: the tests can fail",
-    command: [deno, "run", "--allow-all", "scripts/sabotage.ts", "slice"],
-    counts: plainCounts,
-  },
   // Before the tests: those of the watch modes run it.
   { name: "package", command: ["scripts/npm"] },
   {
@@ -86,11 +82,18 @@ const steps: Step[] = [
   },
   { name: "Node suite", command: [contained, "node", suite, packed], counts: plainCounts },
   { name: "Bun suite", command: [contained, "scripts/bun", suite, packed], counts: plainCounts },
-  {
-    name: "a guest with cgroup v2 alone",
-    command: ["scripts/vm", "test", "slice"],
-    counts: plainCounts,
-  },
+  [
+    {
+      name: "sabotage: the tests can fail",
+      command: [deno, "run", "--allow-all", "scripts/sabotage.ts", "slice"],
+      counts: plainCounts,
+    },
+    {
+      name: "a guest with cgroup v2 alone",
+      command: ["scripts/vm", "test", "slice"],
+      counts: plainCounts,
+    },
+  ],
 ];
 
 /** What a step could not do on this machine, each with the cure; said again at the end. */
@@ -129,9 +132,8 @@ function sum(all: Counts[]): Counts {
   }), { passed: 0, failed: 0, skipped: 0 });
 }
 
-/** Runs one step, shows what it prints, and says how it went. */
-async function run({ name, command, counts }: Step): Promise<Counts> {
-  console.log(`\n--- ${name}`);
+/** Runs one step, shows what it prints, at once or when it is over, and says how it went. */
+async function run({ name, command, counts }: Step, atOnce: boolean): Promise<Counts> {
   const [program = "", ...args] = command;
   const child = new Deno.Command(program, {
     args,
@@ -140,12 +142,14 @@ async function run({ name, command, counts }: Step): Promise<Counts> {
     stdout: "piped",
     stderr: "inherit",
   }).spawn();
+  if (atOnce) console.log(`\n--- ${name}`);
   const [shown, kept] = child.stdout.tee();
   const [output, { success }] = await Promise.all([
     new Response(kept).text(),
     child.status,
-    shown.pipeTo(Deno.stdout.writable, { preventClose: true }),
+    shown.pipeTo(atOnce ? Deno.stdout.writable : new WritableStream(), { preventClose: true }),
   ]);
+  if (!atOnce) console.log(`\n--- ${name}\n${output.trimEnd()}`);
   notDone.push(...(output.match(/^SKIPPED: .*$/gm) ?? []));
   if (counts === undefined) return { passed: 0, failed: success ? 0 : 1, skipped: 0 };
   const found = counts(output) ?? { passed: 0, failed: 1, skipped: 0 };
@@ -153,8 +157,13 @@ async function run({ name, command, counts }: Step): Promise<Counts> {
 }
 
 const results: Counts[] = [];
-for (const step of steps) results.push(await run(step));
-const bad = steps.filter((_, i) => (results[i]?.failed ?? 1) > 0).map(({ name }) => name);
+const bad: string[] = [];
+for (const next of steps) {
+  const group = [next].flat();
+  const ends = await Promise.all(group.map((step) => run(step, group.length === 1)));
+  results.push(...ends);
+  bad.push(...group.filter((_, at) => (ends[at]?.failed ?? 1) > 0).map(({ name }) => name));
+}
 const { passed, failed, skipped } = sum(results);
 if (notDone.length > 0) console.log(`\n${notDone.join("\n")}`);
 if (bad.length > 0) console.log(`\nFailed: ${bad.join(", ")}`);
