@@ -102,7 +102,7 @@ export const rust: { columns: readonly Rows[]; base: Rows } = {
       ["guard/keeper"],
       ["guard/rooms", "guard/record"],
       ["guard/place", "guard/child", "guard/hurry", "guard/oom", "guard/table"],
-      ["guard/scope"],
+      ["guard/scope", "guard/owner", "guard/proof"],
     ],
   ],
   base: [

@@ -21,7 +21,9 @@ pub mod guard {
     pub mod hurry;
     pub mod keeper;
     pub mod oom;
+    pub mod owner;
     pub mod place;
+    pub mod proof;
     pub mod record;
     pub mod rooms;
     pub mod scope;
