@@ -34,7 +34,9 @@ export async function limitedPorts(
     await using port = await open("true", [], { cgroupBase: ground.path, limits: LIMITS });
     assertEquals((await port.status).success, true);
   };
-  await one();
+  // First as many that nothing new is needed any more.
+  await Promise.all(Array.from({ length: crowd }, one));
+  await ground.empty();
   const held = () => descriptors(Deno.pid)?.length ?? 0;
   const before = held();
   for (let done = 0; done < count; done++) {
@@ -43,7 +45,8 @@ export async function limitedPorts(
   }
   await Promise.all(Array.from({ length: crowd }, one));
   await ground.empty();
-  await until(() => held() <= before, {
+  // At some time Deno opens a socket pair for itself, with or without this library.
+  await until(() => held() <= before + 2, {
     what: () => `${before} descriptors: ${descriptors(Deno.pid)}`,
   });
 }
