@@ -139,10 +139,12 @@ export function whole(
   most: number,
 ): number | undefined {
   if (value === undefined) return undefined;
+  const inside = typeof value === "number" && Number.isInteger(value) && value >= least &&
+    value <= most;
+  if (inside) return value;
   const range = most === Number.MAX_SAFE_INTEGER ? `${least} or more` : `${least} to ${most}`;
   const mend = `give a whole number${unit === "" ? "" : ` of ${unit}`}, ${range}`;
   if (typeof value !== "number") throw wrong(name, kind(value), mend);
-  if (Number.isInteger(value) && value >= least && value <= most) return value;
   const why = Number.isInteger(value)
     ? `it is ${value}, ${value < least ? "less" : "more"} than allowed`
     : `it is ${value}, not a whole number`;

@@ -48,6 +48,7 @@ import {
   questionOf,
   type Rlimit,
   type RlimitName,
+  RUNTIMES_OWN,
   withIdentity,
 } from "./privileges.ts";
 
@@ -339,13 +340,14 @@ export function validate(
   const [merged, stderrOnly] = [flag(given, "stderrToStdout"), flag(given, "captureStderrOnly")];
   const [privileges, identity] = [privilegesOf(given), identityOf(given)];
   const question = questionOf(identity);
-  const whole = question === null ? withIdentity(privileges, identity, null) : privileges;
+  const known = question === null && identity !== RUNTIMES_OWN;
+  const whole = known ? withIdentity(privileges, identity, null) : privileges;
   return Object.freeze({
     command,
     args: argumentsOf(args),
     arg0: text(given, "arg0", "may be empty") ?? command,
     cwd: directory(given),
-    env: withDefaults(environment(given), pty === null ? {} : { TERM: pty.term }),
+    env: pty === null ? environment(given) : withDefaults(environment(given), { TERM: pty.term }),
     clearEnv: flag(given, "clearEnv"),
     stdio: streamsOf(given, merged, stderrOnly, pty !== null),
     fds: fdsOf(given),
@@ -399,7 +401,9 @@ function optionsOf(options: unknown): Given {
   if (!isRecord(options)) {
     throw typeError("Cannot read the options", `they are ${kind(options)}`, "give an object");
   }
-  for (const name of Object.keys(options)) {
+  const names = Object.keys(options);
+  if (names.every((name) => Object.hasOwn(KNOWN, name))) return options as Given;
+  for (const name of names) {
     if (!Object.hasOwn(ELSEWHERE, name)) continue;
     const [why, mend] = ELSEWHERE[name] ?? ["", ""];
     throw typeError(`Cannot use option ${quote(name)}`, why, mend);
@@ -419,14 +423,16 @@ function argumentsOf(args: unknown): readonly Uint8Array[] {
   if (!Array.isArray(args)) {
     throw typeError("Cannot read the arguments (args)", `they are ${kind(args)}`, "give an array");
   }
-  return Object.freeze(Array.from(args, argument));
+  return Object.freeze(args.length === 0 ? [] : Array.from(args, argument));
 }
+
+const ENCODER = new TextEncoder();
 
 function argument(value: unknown, index: number): Uint8Array {
   const [doing, name] = ["pass the arguments", `argument ${index}`];
   if (value instanceof Uint8Array) return checkedBytes(doing, name, value);
   checkText(doing, name, value, "give a string or a Uint8Array", "may be empty");
-  return new TextEncoder().encode(value);
+  return ENCODER.encode(value);
 }
 
 function directory(given: Given): string | null {
@@ -440,8 +446,11 @@ function directory(given: Given): string | null {
   return text(given, "cwd") ?? text(given, "cd") ?? null;
 }
 
+const UNCHANGED: Spec["env"] = Object.freeze([]);
+
 function environment(given: Given): Spec["env"] {
-  const env = record(given, "env", "give a plain object of names and values", null) ?? {};
+  const env = record(given, "env", "give a plain object of names and values", null);
+  if (env === undefined) return UNCHANGED;
   return Object.freeze(Object.entries(env).map(([name, value]) => variable(name, value)));
 }
 

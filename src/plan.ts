@@ -54,16 +54,6 @@ export interface CgroupOptions {
   containment?: unknown;
 }
 
-const ASKING = [
-  "limits",
-  "cgroupControllers",
-  "cgroupBase",
-  "cgroupPath",
-  "cgroupSets",
-  "cgroupMoveSelf",
-  "containment",
-] as const satisfies readonly (keyof CgroupOptions)[];
-
 /**
  * What cgroups are asked for; null where none are.
  *
@@ -73,7 +63,7 @@ const ASKING = [
  */
 export function planOf(given: CgroupOptions): CgroupPlan | null {
   // The way of almost every start.
-  if (ASKING.every((name) => given[name] === undefined)) return null;
+  if (asksForNothing(given)) return null;
   const limits = settingsOf(given.limits);
   const sets = setsOf(given.cgroupSets);
   const controllers = controllersOf(given.cgroupControllers);
@@ -95,6 +85,15 @@ export function planOf(given: CgroupOptions): CgroupPlan | null {
     moveSelf,
     require,
   });
+}
+
+/** By each name, not over a list of them: that takes several times as long. */
+function asksForNothing(given: CgroupOptions): boolean {
+  const { limits, cgroupControllers, cgroupBase, cgroupPath, cgroupSets, cgroupMoveSelf } = given;
+  const { require } = (given.containment ?? {}) as { require?: unknown };
+  return limits === undefined && cgroupControllers === undefined && cgroupBase === undefined &&
+    cgroupPath === undefined && cgroupSets === undefined && cgroupMoveSelf === undefined &&
+    require === undefined;
 }
 
 function controllersOf(given: unknown): string[] {

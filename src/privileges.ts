@@ -219,8 +219,24 @@ const LARGEST_ID = 2 ** 32 - 2;
 const GROUPS_MAX = 65_536;
 const UNLIMITED = 2n ** 64n - 1n;
 
+/** Nothing is asked for. */
+const INHERITED: Privileges = Object.freeze({
+  noNewPrivs: false,
+  umask: null,
+  nice: null,
+  oomScoreAdj: null,
+  bounding: null,
+  ambient: null,
+  uid: null,
+  gid: null,
+  groups: null,
+  rlimits: Object.freeze([]),
+});
+
 /** What is asked for but the identity. */
 export function privilegesOf(given: Given): Privileges {
+  // The way of almost every start.
+  if (asksForNothing(given)) return INHERITED;
   const capabilities = record(
     given,
     "capabilities",
@@ -252,6 +268,12 @@ export function privilegesOf(given: Given): Privileges {
   });
 }
 
+function asksForNothing(given: Given): boolean {
+  const { capabilities, noNewPrivs, umask, nice, oomScoreAdj, rlimits } = given;
+  return capabilities === undefined && noNewPrivs === undefined && umask === undefined &&
+    nice === undefined && oomScoreAdj === undefined && rlimits === undefined;
+}
+
 /** In the notation of modes: the decimal form of one says nothing to its reader. */
 function umaskOf(value: unknown): number | null {
   if (typeof value !== "number" || !Number.isInteger(value) || (value >= 0 && value <= 0o777)) {
@@ -274,17 +296,16 @@ const ENDING: ReadonlyMap<number, number> = new Map([
 
 /** The numbers of the signals that say that a limit was reached which the caller has set. */
 export function limitSignals(all: Privileges | null): readonly number[] {
-  const limited = (all?.rlimits ?? []).filter(({ soft, hard }) =>
-    (soft ?? hard ?? UNLIMITED) !== UNLIMITED
-  );
+  if (all === null || all.rlimits.length === 0) return [];
+  const limited = all.rlimits.filter(({ soft, hard }) => (soft ?? hard ?? UNLIMITED) !== UNLIMITED);
   return limited.flatMap(({ number }) => ENDING.get(number) ?? []);
 }
 
 /** Whether nothing is asked for. */
 export function isNothing(all: Privileges): boolean {
-  return !all.noNewPrivs && all.rlimits.length === 0 &&
-    [all.umask, all.nice, all.oomScoreAdj, all.bounding, all.ambient].every((v) => v === null) &&
-    [all.uid, all.gid, all.groups].every((value) => value === null);
+  return all === INHERITED || !all.noNewPrivs && all.rlimits.length === 0 &&
+      [all.umask, all.nice, all.oomScoreAdj, all.bounding, all.ambient].every((v) => v === null) &&
+      [all.uid, all.gid, all.groups].every((value) => value === null);
 }
 
 function names(set: bigint): string {
@@ -366,16 +387,21 @@ function rlimitValue(name: string, value: unknown): bigint {
   throw wrong(name, is, 'give a whole number, 0 or more, or "unlimited"');
 }
 
+/** Nobody was named. */
+export const RUNTIMES_OWN: Identity = Object.freeze({ uid: null, gid: null, groups: null });
+
 /**
  * Who the child is to be.
  *
  * @throws {RangeError} for root, which is nobody to become.
  */
 export function identityOf(given: Given): Identity {
+  const { uid, gid, groups } = given;
+  if (uid === undefined && gid === undefined && groups === undefined) return RUNTIMES_OWN;
   return Object.freeze({
-    uid: idOf("uid", given.uid),
-    gid: idOf("gid", given.gid),
-    groups: groupsOf(given.groups),
+    uid: idOf("uid", uid),
+    gid: idOf("gid", gid),
+    groups: groupsOf(groups),
   });
 }
 
@@ -418,7 +444,9 @@ function groupsOf(value: unknown): Identity["groups"] {
 }
 
 /** What of it the user database has to say; null where nothing. */
-export function questionOf({ uid, gid, groups }: Identity): Question | null {
+export function questionOf(identity: Identity): Question | null {
+  if (identity === RUNTIMES_OWN) return null;
+  const { uid, gid, groups } = identity;
   const names = (groups ?? []).filter((group) => typeof group === "string");
   // A user by number has no groups but those that are given; one must be had in any case.
   const primary = typeof uid === "number" && gid === null;

@@ -72,11 +72,11 @@ export class Process implements PortEvents, Source, Member {
   readonly status: Promise<ExitStatus>;
   /** Resolves when the last byte was delivered. */
   readonly drained: Promise<{ truncated: boolean }>;
-  readonly #running: Deferred<void> = deferred();
-  readonly #status: Deferred<ExitStatus> = deferred();
+  readonly #running: Deferred<void>;
+  readonly #status: Deferred<ExitStatus>;
   /** Rejects when it has gone to another isolate. */
-  readonly #left: Deferred<never> = deferred();
-  #held: Deferred<ExitStatus | null> = deferred();
+  readonly #left: Deferred<never>;
+  #held: Deferred<ExitStatus | null>;
   readonly #pump: Pump;
   #report: Report | null = null;
   /** `done` was told. A report can say so before: it shows the state now, and its event is still on its way. */
@@ -96,14 +96,19 @@ export class Process implements PortEvents, Source, Member {
 
   /** Starts it, or takes over one that was `moved` here. */
   constructor(core: Core, spec: Spec, mailbox: Mailbox, moved: Moved | null = null) {
+    // First, so that all else is made while the keeper starts it: no event comes before the event loop goes on.
+    this.handle = moved === null ? core.spawn(spec, this) : taken(core, moved, this);
     this.core = core;
     this.spec = spec;
     this.subject = quote(spec.command);
     this.drainTimeoutMs = spec.drainTimeoutMs;
     this.#mailbox = mailbox;
+    this.#running = deferred();
+    this.#status = deferred();
+    this.#left = deferred();
+    this.#held = deferred();
     this.running = this.#running.promise;
     this.status = this.#status.promise;
-    this.handle = moved === null ? core.spawn(spec, this) : taken(core, moved, this);
     const piped = (n: StreamNumber) => spec.stdio[n] === "piped";
     this.stdin = new Input(this, piped(0), { sign: spec.pty === null ? null : VEOF });
     this.stdout = new Output(this, 1, piped(1));

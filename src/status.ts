@@ -170,6 +170,8 @@ export function exitStatus(ending: Ending, limits: readonly number[] = []): Exit
   // Without limits there is nothing to read, and this stands on the way of every end.
   const stats = ending.figures.length === 0 ? null : statsOf(ending.figures);
   const out = stats !== null && stats.counters.oomKill > 0;
+  const usage: Usage = { wallMs, userMs, systemMs, maxRssBytes };
+  if (stats !== null) Object.assign(usage, limitedUsage(stats));
   const cause = ending.cause === "exit" ? causeOf(ending.wait, out, limits) : ending.cause;
   return {
     reason,
@@ -177,13 +179,7 @@ export function exitStatus(ending: Ending, limits: readonly number[] = []): Exit
     signal: reason.kind === "signal" ? reason.signal : null,
     success: reason.kind === "normal",
     cause,
-    usage: {
-      wallMs,
-      userMs,
-      systemMs,
-      maxRssBytes,
-      ...(stats === null ? {} : limitedUsage(stats)),
-    },
+    usage,
     oomKilled: out || cause === "oom",
     killed,
     survivors: [...survivors],

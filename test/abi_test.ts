@@ -747,6 +747,20 @@ Deno.test("abi: an empty environment needs no view, a view's value ends where th
   assertEquals(readSpec(encodeSpec(validate("cat"), {})).view, []);
 });
 
+Deno.test("abi: a spec is the same in the room of the one before, whether it is enough or not", () => {
+  const room = new Uint8Array(256).fill(0xee);
+  for (const length of [0, 1, 63, 64, 65, 200, 2_000]) {
+    for (
+      const text of ["a".repeat(length), "é" + "a".repeat(length), "a".repeat(length) + "\x7f€"]
+    ) {
+      const spec = validate("cat", [text], { arg0: text, env: { A: text }, cwd: text || "/" });
+      const [read, given] = [readSpec(encodeSpec(spec, null, room)), encodeSpec(spec)];
+      assertEquals([read.arg0, read.cwd, read.env], [text, text || "/", [["A", 1, text]]]);
+      assertEquals(encodeSpec(spec, null, room), given);
+    }
+  }
+});
+
 Deno.test("abi: specs of any size come back as they were written", () => {
   const below = random(0xca7);
   for (let round = 0; round < 100; round++) {

@@ -27,7 +27,9 @@ async function asked(
     import { allow } from "./src/native/deno.ts";
     import { validate } from "./src/options.ts";
     try {
-      allow(${JSON.stringify(path)}, validate("tool", [], ${JSON.stringify(options)}));
+      allow(new TextEncoder().encode(${JSON.stringify(path)}), validate("tool", [], ${
+    JSON.stringify(options)
+  }));
       console.log("allowed");
     } catch (error) {
       console.log(String(error));
@@ -87,7 +89,7 @@ Deno.test("deno: a permission that was given up counts at the next start", async
     import { validate } from "./src/options.ts";
     const ask = () => {
       try {
-        allow("${CAT}", validate("tool"));
+        allow(new TextEncoder().encode("${CAT}"), validate("tool"));
         return "allowed";
       } catch (error) {
         return error.name;

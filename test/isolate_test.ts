@@ -239,7 +239,8 @@ Deno.test("isolate: permission is asked for the path that is started, before it 
   const door = new FakeDoor();
   door.path = "/opt/prögram";
   const asked: string[] = [];
-  const core = isolateOver(door, (path) => {
+  const core = isolateOver(door, (bytes) => {
+    const path = new TextDecoder().decode(bytes);
     asked.push(path);
     throw new PermissionError({
       what: "Cannot",

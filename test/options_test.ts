@@ -152,6 +152,7 @@ Deno.test("options: options are an object", () => {
 });
 
 Deno.test("options: an unknown option is named, with the one that was meant", () => {
+  typeRefused({ cwd: "/", clearenv: true, env: {} }, /"clearenv".*did you mean "clearEnv"/);
   typeRefused({ stdio_window: 100 }, /option "stdio_window": .*: did you mean "stdioWindow"\?$/);
   typeRefused({ cmd: "x" }, /option "cmd": .*: did you mean "cwd"\?$/);
   typeRefused({ zzzzzzzzzzz: 1 }, /option "zzzzzzzzzzz": .*: the known ones are cwd, cd, env, /);

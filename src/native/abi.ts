@@ -62,11 +62,11 @@ export interface Host {
   /** The runtime's own view of the environment, where it differs from the process's. */
   view(): Environment | null;
   /**
-   * Asks the runtime's permissions.
+   * Asks the runtime's permissions for the program whose path these bytes are.
    *
    * @throws {PermissionError} where they refuse `path` or the environment of `spec`.
    */
-  allow(path: string, spec: Spec): void;
+  allow(path: Uint8Array, spec: Spec): void;
 }
 
 /** Variables as a runtime shows them; one that is `undefined` is not set. */
@@ -193,10 +193,17 @@ const NO_TIMEOUT = 0xffffffff;
 const REPORT_BYTES = 80;
 const SURVIVOR_BYTES = 28;
 
-/** The launch record. `view` is laid over the native environment, unless that is not used at all. */
-export function encodeSpec(spec: Spec, view: Environment | null = null): Uint8Array {
+/**
+ * The launch record, in `room` as far as that is enough. `view` is laid over
+ * the native environment, unless that is not used at all.
+ */
+export function encodeSpec(
+  spec: Spec,
+  view: Environment | null = null,
+  room?: Uint8Array<ArrayBuffer>,
+): Uint8Array {
   const used = spec.clearEnv ? null : view;
-  const record = new Writer();
+  const record = new Writer(room);
   const flags = (spec.clearEnv ? SPEC_FLAG.clearEnv : 0) |
     (spec.killOnOwnerDeath ? SPEC_FLAG.killOnOwnerDeath : 0) | (used ? SPEC_FLAG.view : 0) |
     (spec.treeOnly ? SPEC_FLAG.treeOnly : 0) | SCOPE_FLAG[spec.closeScope];
@@ -411,9 +418,15 @@ function putView(record: Writer, view: Environment): void {
 
 /** Appends fields to a record, which grows as needed. */
 class Writer {
-  #bytes = new Uint8Array(1024);
-  #view = new DataView(this.#bytes.buffer);
+  #bytes: Uint8Array<ArrayBuffer>;
+  #view: DataView;
   #length = 0;
+
+  /** Begins in all of `room`'s memory. */
+  constructor(room: Uint8Array<ArrayBuffer> = new Uint8Array(1024)) {
+    this.#bytes = room;
+    this.#view = new DataView(room.buffer);
+  }
 
   u8(value: number): this {
     this.#reserve(1);
@@ -447,8 +460,19 @@ class Writer {
     return this;
   }
 
+  /** A short one of ASCII is written here: a TextEncoder's call takes longer than all of it. */
   text(value: string): this {
-    return this.blob(ENCODER.encode(value));
+    if (value.length > SHORT) return this.blob(ENCODER.encode(value));
+    this.#reserve(4 + value.length);
+    const at = this.#length + 4;
+    for (let index = 0; index < value.length; index++) {
+      const unit = value.charCodeAt(index);
+      if (unit > 127) return this.blob(ENCODER.encode(value));
+      this.#bytes[at + index] = unit;
+    }
+    this.u32(value.length);
+    this.#length += value.length;
+    return this;
   }
 
   bytes(): Uint8Array {
@@ -465,6 +489,8 @@ class Writer {
   }
 }
 
+/** Characters. */
+const SHORT = 64;
 const ENCODER = new TextEncoder();
 const DECODER = new TextDecoder();
 
@@ -481,6 +507,8 @@ export function decodeReport(bytes: Uint8Array): Report {
   const flags = u32(0);
   if ((flags & ~ALL_FLAGS) !== 0) throw malformed("report", `flagged ${flags}`);
   const has = (flag: number) => (flags & flag) !== 0;
+  const { survivors, held, about, figures } = decodeRest(bytes, view, has(FLAG.more));
+  // Field by field, without spreads: it is read twice in the life of every port.
   return {
     pid: i32(4),
     ownGroup: has(FLAG.ownGroup),
@@ -489,11 +517,17 @@ export function decodeReport(bytes: Uint8Array): Report {
     done: has(FLAG.done),
     cause: named(CAUSES, u32(24), "cause"),
     killed: u32(28),
-    ...decodeUsage(view),
+    wallMs: amount(view, 32),
+    userMs: amount(view, 40),
+    systemMs: amount(view, 48),
+    maxRssBytes: amount(view, 56),
     discarded: has(FLAG.discarded),
     guards: named(GUARDS, u32(64), "guards"),
     cgroup: { lack: named(LACKS, u32(68), "lack"), errno: i32(72) },
-    ...decodeRest(bytes, view, has(FLAG.more)),
+    survivors,
+    held,
+    about,
+    figures,
   };
 }
 
@@ -550,21 +584,11 @@ export function decodeHierarchies(bytes: Uint8Array): Hierarchy[] {
   return record.end(all);
 }
 
-function decodeUsage(view: DataView): Pick<
-  Ending,
-  "wallMs" | "userMs" | "systemMs" | "maxRssBytes"
-> {
-  const amount = (at: number) => {
-    const value = view.getFloat64(at, true);
-    if (Number.isFinite(value) && value >= 0) return value;
-    throw malformed("report", `with a use of ${value}`);
-  };
-  return {
-    wallMs: amount(32),
-    userMs: amount(40),
-    systemMs: amount(48),
-    maxRssBytes: amount(56),
-  };
+/** How much of something was used. */
+function amount(view: DataView, at: number): number {
+  const value = view.getFloat64(at, true);
+  if (Number.isFinite(value) && value >= 0) return value;
+  throw malformed("report", `with a use of ${value}`);
 }
 
 function decodeWait(kind: number, number: number): Ending["wait"] {
@@ -584,6 +608,7 @@ function decodeWait(kind: number, number: number): Ending["wait"] {
 
 function decodeSurvivors(bytes: Uint8Array, view: DataView): Survivor[] {
   const count = view.getUint32(REPORT_BYTES - 4, true);
+  if (count === 0) return [];
   return Array.from({ length: count }, (_, index) => {
     const at = REPORT_BYTES + index * SURVIVOR_BYTES;
     const comm = bytes.subarray(at + 12, at + SURVIVOR_BYTES);

@@ -70,11 +70,12 @@ let run: Deno.PermissionStatus | undefined;
  * @throws {PermissionError} where it is refused, and for a variable such as
  * LD_PRELOAD, with which one allowed program could be made to run any code.
  */
-export function allow(path: string, spec: Spec): void {
+export function allow(bytes: Uint8Array, spec: Spec): void {
   // Asked for once: Deno keeps the state of what it has handed out up to date, and asking takes 40 µs each time.
   run ??= Deno.permissions.querySync({ name: "run" });
   // Partial: some program is denied by name (--deny-run).
   if (run.state === "granted" && !run.partial) return;
+  const path = new TextDecoder().decode(bytes);
   const loader = loaderVariable(spec);
   const what = `Cannot start ${quote(spec.command)}`;
   if (loader !== undefined) {

@@ -74,6 +74,8 @@ export class Isolate implements Core {
   readonly #asking = new Map<number, () => void>();
   readonly #events = new Uint8Array(8 * 256);
   readonly #report = new Uint8Array(16 * 1024);
+  /** The launch record, where it is no longer. */
+  readonly #spec = new Uint8Array(4 * 1024);
   /** Or, behind a stage and a length, one that is refused. */
   readonly #path = new Uint8Array(8 + PATH_MAX);
   /** For what is seldom asked for, made when it is. */
@@ -126,11 +128,11 @@ export class Isolate implements Core {
 
   /** The path whose permission is asked for is the very one that is executed. */
   spawn(spec: Spec, events: PortEvents): Handle {
-    const record = encodeSpec(spec, this.#host.view());
+    const record = encodeSpec(spec, this.#host.view(), this.#spec);
     const length = this.#door.ps_resolve(this.#env, record, this.#path);
     if (length < 0) throw startFailure(spec, this.#path, length);
     const path = this.#path.subarray(0, length);
-    this.#host.allow(DECODER.decode(path), spec);
+    this.#host.allow(path, spec);
     const port = this.#door.ps_spawn(this.#env, path, this.#report);
     if (port < 0) throw startFailure(spec, this.#report, port);
     this.#ports.set(port, { events, answers: [] });
