@@ -8,20 +8,32 @@
  * @module
  */
 
-import { Mailbox, type Member, type Message } from "./mailbox.ts";
+import { Mailbox, type Member, type Message, type Queued } from "./mailbox.ts";
+import type { Port } from "./port.ts";
 
-/** A mailbox without a shelf. */
+/** The queue of a server. */
+export interface Shelf {
+  take(message: Message, consumed: () => void): void;
+  /** What a port's program has said, and no handler has heard. */
+  withdraw(port: Port): Queued[];
+}
+
+/** A mailbox whose shelf is another's. */
 export class Inbox extends Mailbox {
-  readonly #take: (message: Message, consumed: () => void) => void;
+  readonly #shelf: Shelf;
 
-  constructor(take: (message: Message, consumed: () => void) => void) {
+  constructor(shelf: Shelf) {
     super();
-    this.#take = take;
+    this.#shelf = shelf;
+  }
+
+  override withdraw(port: Port): Queued[] {
+    return this.#shelf.withdraw(port);
   }
 
   override deliver(message: Message, consumed: () => void): void {
     if (this.disposed) return consumed();
-    this.#take(message, consumed);
+    this.#shelf.take(message, consumed);
   }
 
   /** Nobody will call receive(): what it owns flows at once. */

@@ -58,7 +58,8 @@ interface Waiter {
   answer: Deferred<Message>;
 }
 
-interface Queued {
+/** A message, and what its being taken out is told by. */
+export interface Queued {
   message: Message;
   consumed: () => void;
 }
@@ -178,14 +179,14 @@ export class Mailbox {
   }
 
   /**
-   * Takes out what a port has said and nobody has received.
+   * Takes out what a port's program has said and nobody has received.
    *
    * @internal
    */
-  withdraw(port: Port): Message[] {
-    const its = this.#queue.filter(({ message }) => message.port === port);
-    this.#queue = this.#queue.filter(({ message }) => message.port !== port);
-    return its.map(({ message }) => message);
+  withdraw(port: Port): Queued[] {
+    const its = this.#queue.filter(({ message }) => isSaidBy(port, message));
+    this.#queue = this.#queue.filter(({ message }) => !isSaidBy(port, message));
+    return its;
   }
 
   /**
@@ -268,6 +269,11 @@ export class Mailbox {
     const failed = results.find((result) => result.status === "rejected");
     if (failed !== undefined) throw failed.reason;
   }
+}
+
+/** Whether it is what a port's program has said. */
+export function isSaidBy(port: Port, message: Message): boolean {
+  return message.port === port && (message.type === "data" || message.type === "error");
 }
 
 /** Refuses what would wait for something that can never be. */

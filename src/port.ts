@@ -93,7 +93,7 @@ export let processOf: (port: Port) => Process;
  * ```
  */
 export class Port {
-  #process: Process;
+  readonly #process: Process;
   readonly #mailbox: Mailbox;
   readonly #iterable: boolean;
   #stdin: WritableStream<Uint8Array> | null = null;
@@ -355,11 +355,13 @@ export class Port {
   async #connectTo(address: MessagePort): Promise<void> {
     const ticket = this.#leave();
     const refused = await sendTo(address, ticket).catch((error) => String(error));
-    if (refused === null) {
-      this.#process.handedOn();
-      return this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
+    // Who does not answer in time may have taken it all the same.
+    if (refused === null || !this.#process.comeBack()) {
+      // Before it leaves: whoever waits here is answered, not told that nobody is left.
+      this.#mailbox.deliver({ port: this, type: "connected" }, () => {});
+      return this.#process.handedOn();
     }
-    this.#takeBack(ticket);
+    this.#revoked = false;
     throw new ClosedError({
       what: `Cannot connect ${this.#process.subject}`,
       why: refused,
@@ -368,17 +370,6 @@ export class Port {
       op: "connect",
       subject: this.#process.subject,
     });
-  }
-
-  /** Nobody wanted it: it is here as before. */
-  #takeBack(ticket: PortTicket): void {
-    const moved = movedOf(ticket);
-    const before = this.#process;
-    this.#process = new Process(before.core, moved.spec, this.#mailbox, moved);
-    this.#process.sender = this;
-    this.#revoked = false;
-    this.#process.arrive(moved.messages);
-    this.#process.comeBack(before);
   }
 
   /**

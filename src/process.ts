@@ -19,7 +19,7 @@ import {
   SurvivorsError,
   typeError,
 } from "./errors.ts";
-import type { Mailbox, Member, Message } from "./mailbox.ts";
+import type { Mailbox, Member, Message, Queued } from "./mailbox.ts";
 import { Pump } from "./messages.ts";
 import type { Spec } from "./options.ts";
 import type { Port } from "./port.ts";
@@ -51,6 +51,15 @@ function isData(message: Message): message is Message & MovedMessage {
   return message.type === "data" || message.type === "error";
 }
 
+/** Of one that is on its way to another isolate. */
+interface Away {
+  key: Uint8Array;
+  /** What its mailbox held of it. */
+  messages: Queued[];
+  /** What it was told to end by meanwhile. */
+  stops: [cause: Cause, graceMs: number | undefined, deadlineMs: number | undefined][];
+}
+
 /** The life of one child. */
 export class Process implements PortEvents, Source, Member {
   readonly core: Core;
@@ -76,7 +85,7 @@ export class Process implements PortEvents, Source, Member {
   readonly #status: Deferred<ExitStatus>;
   /** Rejects when it has gone to another isolate. */
   readonly #left: Deferred<never>;
-  #held: Deferred<ExitStatus | null>;
+  readonly #held: Deferred<ExitStatus | null>;
   readonly #pump: Pump;
   #report: Report | null = null;
   /** `done` was told. A report can say so before: it shows the state now, and its event is still on its way. */
@@ -85,7 +94,10 @@ export class Process implements PortEvents, Source, Member {
   #closing: Promise<void> | null = null;
   #ending = false;
   #over = false;
-  #away = false;
+  /** While it is on its way to another isolate: what is needed to go on where nobody takes it. */
+  #away: Away | null = null;
+  /** Another owner has it for good. */
+  #gone = false;
   /** How many signals and the like are not answered yet. */
   #asking = 0;
   #wanted = true;
@@ -145,7 +157,8 @@ export class Process implements PortEvents, Source, Member {
   }
 
   get report(): Report {
-    return this.#report !== null && this.#over ? this.#report : this.core.report(this.handle);
+    const past = this.#over || this.#away !== null;
+    return this.#report !== null && past ? this.#report : this.core.report(this.handle);
   }
 
   get pid(): number {
@@ -153,7 +166,7 @@ export class Process implements PortEvents, Source, Member {
   }
 
   get blocked(): boolean {
-    return this.#pump.blocked;
+    return this.#away === null && this.#pump.blocked;
   }
 
   /** No reason to stay alive and nothing left to tell. */
@@ -237,7 +250,7 @@ export class Process implements PortEvents, Source, Member {
   // ---- the event loop
 
   #keepAlive(): void {
-    if (this.#holding || !this.#wanted || this.#over) return;
+    if (this.#holding || !this.#wanted || this.#over || this.#away !== null) return;
     this.#holding = true;
     this.core.ref();
   }
@@ -269,20 +282,44 @@ export class Process implements PortEvents, Source, Member {
     return this.#held.promise;
   }
 
-  /** It has left this isolate, and may come back where nobody takes it. */
+  /** It has left this isolate, and comes back where nobody takes it. */
   get away(): boolean {
-    return this.#away;
+    return this.#away !== null || this.#gone;
   }
 
   /** Another owner has it now, and has it for good. */
   handedOn(): void {
     this.#held.resolve(null);
+    if (this.#away === null) return;
+    (this.#away = null, this.#over = this.#gone = true);
+    for (const output of this.outputs) output.gone();
+    for (const input of this.#inputs) input.gone();
+    this.#pump.stop();
+    this.#mailbox.leave(this);
+    const error = this.#cannotUse("it has gone to another Worker");
+    this.#status.reject(error);
+    this.#left.reject(error);
   }
 
-  /** It is where `other` was before that left: nobody has taken it. What was to end meanwhile ends. */
-  comeBack(other: Process): void {
-    this.#held = other.#held;
-    if (other.#ending || this.#mailbox.disposed) this.stop("owner");
+  /**
+   * Nobody wants it: it is here as before, whoever reads it, writes to it or waits for it goes on, and what was to end
+   * meanwhile ends. False where somebody has it, who only did not say so in time.
+   */
+  comeBack(): boolean {
+    if (this.#away === null) return false;
+    const { key, messages, stops } = this.#away;
+    if (this.core.adopt(this.handle, key, this) !== 0) return false;
+    this.#away = null;
+    this.#keepAlive();
+    for (const { message, consumed } of messages) this.#mailbox.deliver(message, consumed);
+    for (const output of this.outputs) output.comeBack();
+    for (const input of this.#inputs) input.comeBack();
+    if (this.#alarmed.size > 0) this.core.watch(this.handle);
+    const report = this.core.report(this.handle);
+    if (report.done) this.done(report);
+    this.#ending = false;
+    for (const stop of stops) this.stop(...stop);
+    return true;
   }
 
   /** What comes from now on goes to `mailbox`. */
@@ -310,13 +347,16 @@ export class Process implements PortEvents, Source, Member {
   }
 
   /**
-   * Leaves this isolate, with everything that is known of it here.
+   * Leaves this isolate, with everything that is known of it here; until it is {@link handedOn} or has
+   * {@link comeBack} nothing happens to it.
    *
    * @throws {TypeError} while somebody reads its streams, writes to it or signals it.
    * @throws {ClosedError} where it is ending, or has ended.
    */
   leave(): Moved {
-    if (this.#over || this.#ending) throw this.#cannotUse("it is ending, or has ended");
+    if (this.#over || this.#ending || this.#away !== null) {
+      throw this.#cannotUse("it is ending, or has ended");
+    }
     const what = `Cannot transfer the port of ${this.subject}`;
     for (const { claimedBy, name } of this.outputs) {
       if (claimedBy === null || claimedBy === "messages") continue;
@@ -330,18 +370,14 @@ export class Process implements PortEvents, Source, Member {
     }
     this.#report = this.report;
     const key = this.core.offer(this.handle);
-    const messages = this.#mailbox.withdraw(this.sender).filter(isData);
-    const outputs = this.outputs.map((output) => output.move());
-    const inputs = this.#inputs.map((input) => input.move());
-    this.#pump.stop();
-    this.#over = this.#away = true;
+    const messages = this.#mailbox.withdraw(this.sender);
+    this.#away = { key, messages, stops: [] };
+    const outputs = this.outputs.map((output) => output.leave());
+    const inputs = this.#inputs.map((input) => input.leave());
     this.#letGo();
-    this.#mailbox.leave(this);
-    const error = this.#cannotUse("it has gone to another Worker");
-    this.#status.reject(error);
-    this.#left.reject(error);
     const { handle, spec } = this;
-    return { handle, key, spec, outputs, inputs, messages };
+    const moved = messages.map(({ message }) => message).filter(isData);
+    return { handle, key, spec, outputs, inputs, messages: moved };
   }
 
   #cannotUse(why: string): ClosedError {
@@ -380,11 +416,13 @@ export class Process implements PortEvents, Source, Member {
 
   /** Asks for the end of the tree; the first cause counts. */
   stop(cause: Cause, graceMs?: number, deadlineMs?: number): void {
+    if (this.#gone) return;
     const grace = graceMs ??
       (cause === "owner" && this.spec.killOnOwnerDeath ? 0 : this.spec.graceMs);
     const first = !this.#ending;
     this.#ending = true;
-    if (this.#away) return; // done where it comes back; until then its handle is another's
+    // Done where it comes back; until then its handle is another's.
+    if (this.#away !== null) return void this.#away.stops.push([cause, graceMs, deadlineMs]);
     if (!this.#over) this.core.close(this.handle, cause, grace, deadlineMs ?? grace + PATIENCE_MS);
     if (!first) return;
     for (const input of this.#inputs) input.abandon("the port is closed");
@@ -392,9 +430,10 @@ export class Process implements PortEvents, Source, Member {
     this.#pump.stop();
   }
 
-  /** Resolves when the tree is proven gone. */
+  /** Resolves when the tree is proven gone; at once while it is away, and may be another's. */
   async end(cause: Cause, graceMs?: number, deadlineMs?: number): Promise<void> {
     this.stop(cause, graceMs, deadlineMs);
+    if (this.#away !== null) return;
     const { survivors } = await this.status;
     if (survivors.length === 0) return;
     const who = survivors.map(({ pid, comm, reason }) => `${comm} (${pid}, ${reason})`).join(", ");

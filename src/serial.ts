@@ -89,6 +89,14 @@ export class Serial<T> {
     return true;
   }
 
+  /** Takes out those that are meant and whose turn has not come. */
+  withdraw(isMeant: (item: T) => boolean): T[] {
+    const all = [...this.#queue];
+    this.#queue.clear();
+    for (const item of all) if (!isMeant(item)) this.#queue.push(item);
+    return all.filter(isMeant);
+  }
+
   /** No turn begins any more. Those whose turn has not come are returned. */
   close(): T[] {
     this.#state = "closed";

@@ -18,6 +18,7 @@ import { Inbox } from "./inbox.ts";
 import { askInit, undo } from "./init.ts";
 import { type AnyCallbacks, callbackOf, invoke, type Item } from "./items.ts";
 import type { OpenOptions } from "./options.ts";
+import { isSaidBy, type Queued } from "./mailbox.ts";
 import { open, type Port, processOf } from "./port.ts";
 import type { Process } from "./process.ts";
 import type { ExitStatus } from "./status.ts";
@@ -170,7 +171,10 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     this.#subject = quote(command);
     this.name = options.name ?? null;
     this.#onEnd = options.onEnd ?? null;
-    this.#inbox = new Inbox((message, consumed) => this.#put({ kind: "port", message, consumed }));
+    this.#inbox = new Inbox({
+      take: (message, consumed) => this.#put({ kind: "port", message, consumed }),
+      withdraw: (port) => this.#withdraw(port),
+    });
     this.ended = this.#end.promise.then((end) => {
       if (end.error !== null) throw end.error;
       return end;
@@ -325,6 +329,12 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
   /** Nobody handles it any more. */
   #drop(item: Item | null): void {
     if (item?.kind === "port") item.consumed();
+  }
+
+  /** What its program has said and no callback has heard, for whoever gets the port. */
+  #withdraw(port: Port): Queued[] {
+    const said = (item: Item) => item.kind === "port" && isSaidBy(port, item.message);
+    return this.#turns.withdraw(said).filter((item) => item.kind === "port");
   }
 
   #handle(item: Item): void | Promise<void> {

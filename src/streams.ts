@@ -98,6 +98,9 @@ export class Output {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #expired = false;
   #truncated = false;
+  /** Another isolate may have it, or has it for good. */
+  #away = false;
+  #gone = false;
   readonly #share = new Share();
 
   constructor(
@@ -151,6 +154,7 @@ export class Output {
   /** Bytes that are there now: 0 at the end, -11 where there are none yet. */
   readNow(into: Uint8Array): number {
     if (!this.#open) return 0;
+    if (this.#away) return EAGAIN;
     if (this.#held !== null) return this.#readOn(into, this.#readHeld(into));
     if (this.#dry) return this.#finish(false);
     const got = this.#source.core.read(this.#source.handle, this.number, into);
@@ -162,7 +166,7 @@ export class Output {
   /** A chunk of what is there now; 0 at the end, -11 where there is nothing yet. */
   #takeNow(): Uint8Array<ArrayBuffer> | number {
     const { core, handle } = this.#source;
-    if (core.take === undefined || !this.#open || this.#held !== null || this.#dry) {
+    if (core.take === undefined || !this.#open || this.#away || this.#held !== null || this.#dry) {
       const buffer = scratch();
       const got = this.readNow(buffer);
       return got > 0 ? buffer.slice(0, got) : got;
@@ -194,11 +198,11 @@ export class Output {
   /** Until there may be something to read. */
   async wait(): Promise<void> {
     this.#share.pause();
-    if (!this.#open || this.#held !== null || this.#dry) return;
+    if (!this.#open || (!this.#away && (this.#held !== null || this.#dry))) return;
     if (this.#treeGone) this.#startDrain();
     this.#ready ??= deferred();
     const { promise } = this.#ready;
-    this.#source.core.arm(this.#source.handle, this.number);
+    if (!this.#away) this.#source.core.arm(this.#source.handle, this.number);
     await promise;
     this.#stopDrain();
   }
@@ -268,19 +272,31 @@ export class Output {
     this.onReady();
   }
 
-  /** Leaves it to another isolate: nothing comes here any more. Whoever waits for it goes on and finds that out. */
-  move(): MovedOutput {
-    const moved = {
+  /** It may be another isolate's: nothing comes, and who reads waits, until it is {@link gone} or has {@link comeBack}. */
+  leave(): MovedOutput {
+    this.#away = true;
+    this.#stopDrain();
+    return {
       open: this.#open,
       dry: this.#dry,
       truncated: this.#truncated,
       held: this.#held,
     };
+  }
+
+  /** Nobody wanted it. */
+  comeBack(): void {
+    this.#away = false;
+    if (!this.#open) this.#source.core.shut(this.#source.handle, this.number); // nobody wants to read it since
+    this.onReady();
+  }
+
+  /** It is another isolate's. Whoever waits for it goes on and finds that out. */
+  gone(): void {
+    (this.#away = false, this.#gone = true);
     this.#held = null;
     this.#open = false;
-    this.#stopDrain();
     this.onReady();
-    return moved;
   }
 
   /** Goes on where it stopped in another isolate. */
@@ -292,7 +308,7 @@ export class Output {
 
   /** The consumer is not interested any more. */
   cancel(): void {
-    this.#source.core.shut(this.#source.handle, this.number);
+    if (!this.#gone) this.#source.core.shut(this.#source.handle, this.number);
     this.abandon();
   }
 
@@ -463,6 +479,9 @@ export class Input {
   #ready: Deferred<void> | null = null;
   /** Why nothing can be written any more. */
   #over: string | null = null;
+  /** Another isolate may have it, or has it for good. */
+  #away = false;
+  #gone = false;
   readonly #share = new Share();
 
   /** What says to a terminal that this is the end: it has two sides, and none of them is for one direction. */
@@ -496,7 +515,7 @@ export class Input {
       this.#lastByte = bytes.at(-1) ?? this.#lastByte;
       while (rest.length > 0) {
         if (this.#over !== null) throw this.#closed(this.#over, rest);
-        const took = this.#share.spent
+        const took = this.#away || this.#share.spent
           ? EAGAIN
           : this.#source.core.write(this.#source.handle, this.number, rest);
         if (took === EPIPE) throw this.#broken(rest);
@@ -518,7 +537,7 @@ export class Input {
     this.#share.pause();
     this.#ready ??= deferred();
     const { promise } = this.#ready;
-    this.#source.core.arm(this.#source.handle, this.number);
+    if (!this.#away) this.#source.core.arm(this.#source.handle, this.number);
     await promise;
   }
 
@@ -559,7 +578,8 @@ export class Input {
 
   /** Its port at `core`, while it can be written to. */
   handleAt(core: Core): Handle | null {
-    return this.#over === null && this.#source.core === core ? this.#source.handle : null;
+    const here = this.#over === null && !this.#away && this.#source.core === core;
+    return here ? this.#source.handle : null;
   }
 
   /** Half-close, once everything before has been written. */
@@ -582,7 +602,7 @@ export class Input {
   /** No more from now on; whoever waits is told with what was not sent. */
   abandon(why: string): void {
     this.#over ??= why;
-    this.#source.core.shut(this.#source.handle, this.number);
+    if (!this.#gone) this.#source.core.shut(this.#source.handle, this.number);
     this.onReady();
   }
 
@@ -597,11 +617,24 @@ export class Input {
     return this.#waiting > 0;
   }
 
-  /** Leaves it to another isolate. Why it was over before; null where it was not. */
-  move(): string | null {
-    const over = this.#over;
+  /** It may be another isolate's: who writes waits. Why it was over before; null where it was not. */
+  leave(): string | null {
+    this.#away = true;
+    return this.#over;
+  }
+
+  /** Nobody wanted it. */
+  comeBack(): void {
+    this.#away = false;
+    if (this.#over !== null) this.#source.core.shut(this.#source.handle, this.number); // it was ended meanwhile
+    this.onReady();
+  }
+
+  /** It is another isolate's. */
+  gone(): void {
+    (this.#away = false, this.#gone = true);
     this.#over ??= "it has gone to another Worker";
-    return over;
+    this.onReady();
   }
 
   /** Goes on where it stopped in another isolate. */

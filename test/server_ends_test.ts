@@ -8,6 +8,7 @@ import {
   addressOf,
   type Awaitable,
   ClosedError,
+  cmd,
   Mailbox,
   Port,
   type PortTicket,
@@ -160,6 +161,41 @@ for (const [way, give] of AWAY) {
     await port.close();
   });
 }
+
+test("what no handler has heard goes along, whatever becomes of the handler that gives the port away", async () => {
+  for (const way of ["stops", "throws", "goes on"]) {
+    await using mailbox = new Mailbox();
+    const heardAll = Promise.withResolvers<void>();
+    let [heard, ticket]: [string, PortTicket | null] = ["", null];
+    const module = {
+      init: () => ({ state: 0 }),
+      async handleStdout(data: Uint8Array, state: number, self: Self) {
+        heard += textOf(data);
+        await heardAll.promise;
+        ticket = self.port.transfer();
+        if (way === "throws") throw new Error("as it is to");
+        return way === "stops" ? { stop: "normal", state } : { state };
+      },
+    };
+    const script = "echo 1; read x; echo 2; read x; echo 3; read x; sleep 1000";
+    const { server, end } = await linked(module, "sh", ["-c", script]);
+    await until(() => heard === "1\n", { what: "the first line" });
+    for (const _ of [2, 3]) await server.port.command("next\n");
+    // What was written before another program has come and gone is in the server's queue.
+    await cmd("true");
+    heardAll.resolve();
+    await end();
+    assert(ticket !== null);
+    const port = Port.adopt(ticket, { owner: mailbox });
+    while (heard.length < 6) {
+      const message = await within(mailbox.receive(port), { what: `more than ${heard}` });
+      assert(message.type === "data");
+      heard += textOf(message.data);
+    }
+    assertEquals(heard, "1\n2\n3\n", way);
+    await port.close();
+  }
+});
 
 test("a server whose port nobody takes goes on; one that ended meanwhile takes it along", async () => {
   for (const way of ["goes on", "stops", "is killed"]) {

@@ -361,8 +361,7 @@ test("connect by an address: the port is in the other Worker's mailbox, the old 
     const port = await open("cat", [], { owner: mailbox });
     await port.command(`${word}\n`);
     await within(port.connect(address as MessagePort), { what: "its arrival" });
-    const connected = await mailbox.receive().catch(() => null);
-    assertEquals(connected?.type ?? "connected", "connected");
+    assertEquals((await mailbox.receive()).type, "connected");
     const [data] = await mover.take(1);
     assertEquals([textOf(data?.data ?? bytesOf("")), data?.mine], [`${word}\n`, true]);
     await mover.ask("command", { text: "back\n" });
@@ -418,4 +417,98 @@ test("connect where it is refused: the port stays with its owner, and all it has
   unwilling.port1.close();
   await port.close();
   assertEquals((await port.status).cause, "close");
+});
+
+/** The other side of an address that takes nothing. */
+function unwilling(): MessageChannel {
+  const channel = new MessageChannel();
+  channel.port1.onmessage = ({ data }) =>
+    channel.port1.postMessage({ answer: data.offer, refused: "not wanted" });
+  return channel;
+}
+
+test("connect where it is refused: streams, status, signal and who waits are as before", async () => {
+  await using mailbox = new Mailbox();
+  const { port1, port2 } = unwilling();
+  const controller = new AbortController();
+  const port = await open("sh", ["-c", "cat; sleep 1000"], {
+    owner: mailbox,
+    signal: controller.signal,
+    delayToSigkill: 0,
+  });
+  const { stdin, stdout, status } = port;
+  const waiting = mailbox.receive();
+  await assertRejects(() => port.connect(port2), ClosedError, "not wanted");
+  assertEquals([port.stdin === stdin, port.stdout === stdout], [true, true]);
+  const writer = stdin.getWriter();
+  const refused = assertRejects(() => port.connect(port2), ClosedError, "not wanted");
+  const written = writer.write(bytesOf("here\n")); // while it is away
+  await refused;
+  await written;
+  const message = await within(waiting, { what: "a message for who waited before" });
+  assertEquals(message.type === "data" && textOf(message.data), "here\n");
+  await writer.close();
+  const again = assertRejects(() => port.connect(port2), ClosedError, "not wanted");
+  controller.abort(); // while it is away
+  await again;
+  assertEquals((await within(status, { what: "the status of before" })).cause, "abort");
+  port1.close();
+});
+
+test("connect where it was taken and nobody says so: it is another's", async () => {
+  await using mailbox = new Mailbox();
+  await using other = new Mailbox();
+  const { port1, port2 } = new MessageChannel();
+  const taken: Port[] = [];
+  port1.onmessage = ({ data }) => {
+    taken.push(Port.adopt(data.ticket, { owner: other }));
+    port1.postMessage({ answer: data.offer, refused: "nobody answers there" });
+  };
+  const port = await open("cat", [], { owner: mailbox });
+  await port.connect(port2);
+  assertEquals((await mailbox.receive()).type, "connected");
+  await assertRejects(() => port.command("x"), ClosedError, "ENOTOWNER");
+  const [there] = taken;
+  assert(there !== undefined);
+  await there.command("here\n");
+  const message = await other.receive(there);
+  assertEquals(message.type === "data" && textOf(message.data), "here\n");
+  port1.close();
+});
+
+test("however often a connect is refused, no more than the window waits to be received", async () => {
+  const waits: string[] = [];
+  class Watched extends Mailbox {
+    override deliver(...[message, consumed]: Parameters<Mailbox["deliver"]>): void {
+      if (message.type === "data") waits.push(textOf(message.data));
+      super.deliver(message, consumed);
+    }
+    override withdraw(port: Port): ReturnType<Mailbox["withdraw"]> {
+      waits.length = 0;
+      return super.withdraw(port);
+    }
+  }
+  await using mailbox = new Watched();
+  const { port1, port2 } = unwilling();
+  const port = await open("sh", ["-c", "seq 1000; sleep 1000"], {
+    owner: mailbox,
+    stdioWindow: 64,
+    delayToSigkill: 0,
+  });
+  const full = () => until(() => waits.join("").length === 64, { what: "a full window" });
+  await assertRejects(() => mailbox.receive(() => false), Error, "EWINDOW");
+  for (let time = 0; time < 3; time++) {
+    await full();
+    await assertRejects(() => port.connect(port2), ClosedError, "not wanted");
+  }
+  await full();
+  const whole = Array.from({ length: 1000 }, (_, at) => `${at + 1}\n`).join("");
+  let text = "";
+  while (text.length < whole.length) {
+    const message = await mailbox.receive(port);
+    assert(message.type === "data");
+    text += textOf(message.data);
+  }
+  assertEquals(text, whole);
+  port1.close();
 });
