@@ -10,6 +10,7 @@
 
 import { unlessAborted } from "./aborts.ts";
 import { HANDED_ON, isNormal } from "./callbacks.ts";
+import { hearsBy } from "./ends.ts";
 import { quote, SupervisorError, typeError } from "./errors.ts";
 import { type Log, OutputLog, tellLog } from "./logging.ts";
 import type { Mailbox } from "./mailbox.ts";
@@ -148,6 +149,7 @@ async function serverOf(
   place: Place,
 ): Promise<NonNullable<Running["server"]>> {
   return await unlessGivenUp(spec, place, 0, async (signal) => {
+    hearsBy(signal);
     const starting = (async () => await spec.server(signal))();
     try {
       const server: unknown = await unlessAborted(starting, signal);
@@ -184,6 +186,9 @@ async function unlessGivenUp<T>(
   killed.addEventListener("abort", now);
   try {
     return await start(given.signal);
+  } catch (error) {
+    given.abort(notWanted(id)); // and what was made with it, and is nobody's now
+    throw error;
   } finally {
     timers.forEach(clearTimeout);
     signal.removeEventListener("abort", soon);

@@ -10,6 +10,19 @@
 import { isNormal } from "./callbacks.ts";
 import { type Fault, ServerError } from "./errors.ts";
 
+/** Signals of those who hear of each end of what is started with them. */
+const listening: WeakSet<AbortSignal> = new WeakSet();
+
+/** Whoever aborts `signal` hears of the end of each server that is started with it. */
+export function hearsBy(signal: AbortSignal): void {
+  listening.add(signal);
+}
+
+/** Whether somebody does. */
+export function isHeardBy(signal: AbortSignal | undefined): boolean {
+  return signal !== undefined && listening.has(signal);
+}
+
 /** Nobody's fault: who killed it knows. */
 export const KILLED = "killed";
 

@@ -19,8 +19,17 @@ export interface Entry<Run extends Running> {
   readonly spec: ChildSpec;
   readonly kind: "program" | "server" | "supervisor";
   readonly restart: Restart;
-  starting: boolean;
+  /** By which its start is called off, while there is one. */
+  starting: AbortController | null;
+  /** Its last start was. */
+  calledOff: boolean;
   running: Run | null;
+  /** When it began to run (performance.now()), until its end has been dealt with. */
+  since: number | null;
+  /** How often in a row it was to be restarted. */
+  restarts: number;
+  /** It was terminated, and has not run since. */
+  terminated: boolean;
 }
 
 /** What went wrong with whom. */
@@ -32,7 +41,7 @@ export interface Wrong<Run extends Running> {
 /** How children come to be and go. */
 export interface Ways<Run extends Running> {
   readonly place: Place;
-  start(spec: ChildSpec): Promise<Run>;
+  start(spec: ChildSpec, place: Place): Promise<Run>;
   /** One has ended, by itself or not. */
   ended(entry: Entry<Run>, running: Run, end: End): void;
 }
@@ -54,7 +63,10 @@ export class Family<Run extends Running> {
   add(spec: ChildSpec): Entry<Run> {
     const kind = "command" in spec ? "program" : "server" in spec ? "server" : "supervisor";
     const restart = spec.restart ?? "permanent";
-    const entry: Entry<Run> = { spec, kind, restart, starting: false, running: null };
+    const entry: Entry<Run> = {
+      ...{ spec, kind, restart, starting: null, calledOff: false, running: null },
+      ...{ since: null, restarts: 0, terminated: false },
+    };
     this.#all.push(entry);
     return entry;
   }
@@ -74,23 +86,32 @@ export class Family<Run extends Running> {
     this.#all = this.#all.filter((other) => other !== entry);
   }
 
+  /** One whose start is called off keeps nobody from being started. */
   async startAll(entries: readonly Entry<Run>[]): Promise<void> {
-    for (const entry of entries) await this.startOne(entry);
+    for (const entry of entries) {
+      await this.startOne(entry).catch((error) => {
+        if (!entry.calledOff) throw error;
+      });
+    }
   }
 
   async startOne(entry: Entry<Run>): Promise<void> {
-    entry.starting = true;
+    const { place } = this.#ways;
+    const starting = entry.starting = new AbortController();
     try {
-      if (this.#ways.place.signal.aborted) throw new Error("its supervisor is ending");
-      const running = await this.#ways.start(entry.spec);
+      if (place.signal.aborted) throw new Error("its supervisor is ending");
+      const signal = AbortSignal.any([place.signal, starting.signal]);
+      const running = await this.#ways.start(entry.spec, { ...place, signal });
       entry.running = running;
+      (entry.since = performance.now(), entry.terminated = false);
       void running.ended.then((end) => this.#ways.ended(entry, running, end));
     } catch (cause) {
       const { id } = entry.spec;
       const why = cause instanceof Error ? cause.message : String(cause);
       throw refused("start", id, why, "ESTART", "look at the cause", cause);
     } finally {
-      entry.starting = false;
+      entry.starting = null;
+      entry.calledOff = starting.signal.aborted;
     }
   }
 

@@ -32,7 +32,7 @@ export async function askInit(
   signal: AbortSignal | undefined,
 ): Promise<Outcome<unknown>> {
   const { subject, module } = starting;
-  const outcome = checkInit(await answerOf(starting, arg, signal));
+  const outcome = await checked(starting, await answerOf(starting, arg, signal));
   if ("ignore" in outcome) throw notStarted(subject, "its init() chose not to start", "EIGNORE");
   if (!("state" in outcome)) {
     throw notStarted(subject, "its init() stopped it", "ESTOP", outcome.stop);
@@ -44,6 +44,17 @@ export async function askInit(
     throw error;
   }
   return outcome;
+}
+
+/** What `init` has made is not to stay behind an answer that is none. */
+async function checked(starting: Starting, answer: unknown): Promise<ReturnType<typeof checkInit>> {
+  try {
+    return checkInit(answer);
+  } catch (error) {
+    const made = typeof answer === "object" && answer !== null && "state" in answer;
+    if (made) await undo(starting, answer.state, error);
+    throw error;
+  }
 }
 
 async function answerOf(

@@ -17,7 +17,10 @@ export type Strategy = "one_for_one" | "one_for_all" | "rest_for_one";
 /** When a child is restarted: always, where it did not end normally, or never. */
 export type Restart = "permanent" | "transient" | "temporary";
 
-/** How long a restart waits: `minMs` at first, `factor` times as long each further time, at most `maxMs`. */
+/**
+ * How long a restart waits: `minMs` at first, `factor` times as long each further time that it is the same child's,
+ * at most `maxMs`. It begins anew for one that has run for longer than `maxSeconds`.
+ */
 export interface Backoff {
   /** Milliseconds, 1 or more. */
   minMs: number;
@@ -57,11 +60,6 @@ export class Intensity {
     this.#times = this.#times.filter((time) => now - time <= this.#ms);
     this.#times.push(now);
     return this.#times.length <= this.#most;
-  }
-
-  /** How many there were. */
-  get count(): number {
-    return this.#times.length;
   }
 }
 

@@ -13,7 +13,7 @@ import { checkMs, checkNext, checkOutcome, HANDED_ON, isAwaited } from "./callba
 import type { Outcome, Self } from "./callbacks.ts";
 import { refuseOptions } from "./checks.ts";
 import { ClosedError, quote, type ServerError, typeError } from "./errors.ts";
-import { failure, KILLED } from "./ends.ts";
+import { failure, isHeardBy, KILLED } from "./ends.ts";
 import { Inbox } from "./inbox.ts";
 import { askInit, undo } from "./init.ts";
 import { type AnyCallbacks, callbackOf, invoke, type Item } from "./items.ts";
@@ -171,6 +171,7 @@ export class Server<Request = never, Reply = never, Cast = never> implements Asy
     this.#subject = quote(command);
     this.name = options.name ?? null;
     this.#onEnd = options.onEnd ?? null;
+    this.#told = isHeardBy(options.signal);
     this.#inbox = new Inbox({
       take: (message, consumed) => this.#put({ kind: "port", message, consumed }),
       withdraw: (port) => this.#withdraw(port),

@@ -53,8 +53,10 @@ export interface ProgramSpec extends ChildCommon {
 export interface ServerSpec extends ChildCommon {
   /**
    * Calls `startLink()`. Its signal aborts where the start is given up: as an
-   * option of `startLink()` it ends an `init` that hangs. What comes of a start
-   * that was given up is killed.
+   * option of `startLink()` it ends an `init` that hangs, and the server of a
+   * start that fails behind it. What comes of a start that was given up is killed.
+   * It must not wait for calls to its own supervisor, which are done one after the
+   * other: such a wait ends when the start is given up.
    */
   // deno-lint-ignore no-explicit-any -- any server; who starts it has its type
   server: (signal: AbortSignal) => Promise<Server<any, any, any>>;

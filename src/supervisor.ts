@@ -67,6 +67,15 @@ export interface ChildCounts {
 type Run = Running & { supervisor?: Supervisor };
 type Member = Entry<Run>;
 
+/** A restart that was not done. */
+interface Failed {
+  /** Who has kept it from being done, and how. */
+  failed: Member;
+  why: unknown;
+  /** With whom it is begun anew. */
+  from: Member;
+}
+
 const secret: unique symbol = Symbol("supervisor");
 
 /**
@@ -95,6 +104,8 @@ export class Supervisor implements AsyncDisposable {
   readonly #strategy: Strategy;
   readonly #intensity: Intensity;
   readonly #backoff: Backoff | null;
+  /** Who has run for longer than so many milliseconds has recovered. */
+  readonly #healthyMs: number;
   readonly #place: Place;
   readonly #abort = new AbortController();
   readonly #killed = new AbortController();
@@ -116,11 +127,12 @@ export class Supervisor implements AsyncDisposable {
     this.#strategy = options.strategy ?? "one_for_one";
     this.#intensity = new Intensity(options.maxRestarts ?? 3, options.maxSeconds ?? 5);
     this.#backoff = options.backoff ?? null;
+    this.#healthyMs = (options.maxSeconds ?? 5) * 1_000;
     const [{ signal }, { signal: killed }] = [this.#abort, this.#killed];
     this.#place = { owner: new Holder(), log: options.log ?? toConsole, signal, killed };
     this.#family = new Family({
       place: this.#place,
-      start: (spec) => this.#start(spec),
+      start: (spec, place) => this.#start(spec, place),
       ended: (...end) => void this.#serial(() => this.#ended(...end)),
     });
     this.ended = this.#end.promise.then((error) => {
@@ -147,8 +159,12 @@ export class Supervisor implements AsyncDisposable {
     try {
       await this.#serial(() => this.#family.startAll(this.#family.all));
     } catch (error) {
-      await this.stop();
-      throw error;
+      const second = await this.stop().then(() => null, (second: Error) => second);
+      if (second === null) throw error;
+      const { message, subject } = error as SupervisorError;
+      const why = `${message}; and ${second.message}`;
+      const both = new AggregateError([error, second], why);
+      throw refused("start", subject, why, "ESTART", "look at the causes", both);
     }
   }
 
@@ -241,15 +257,21 @@ export class Supervisor implements AsyncDisposable {
   }
 
   /**
-   * Ends a child, or its wait for a restart. Its end is no reason to restart it or another, and a temporary one is
+   * Ends a child, its wait for a restart, or a start that is under way, which is given up after its `shutdown`. Its end is no reason to restart it or another, and a temporary one is
    * no child any more. A restart of its siblings (`one_for_all`, `rest_for_one`) starts it again, as in OTP:
    * {@link Supervisor.deleteChild} keeps it away.
    *
    * @throws {SupervisorError} where there is none (ENOENT), or it cannot be ended (ESHUTDOWN).
    */
   async terminateChild(id: string): Promise<void> {
+    const starting = this.#family.find(id);
+    const calledOff = starting?.starting ?? null;
+    calledOff?.abort();
     await this.#live("terminate", async () => {
+      // What startChild() could not start is no child.
+      if (calledOff !== null && !this.#family.all.some((entry) => entry === starting)) return;
       const entry = this.#family.mustFind("terminate", id);
+      entry.terminated = true;
       this.#waits.cancel(entry);
       await this.#family.terminate([entry]);
     });
@@ -270,13 +292,17 @@ export class Supervisor implements AsyncDisposable {
   }
 
   /**
-   * Forgets a child that was terminated or has ended.
+   * Forgets a child that was terminated or has ended, also where a restart of its siblings has tried to start it since.
    *
    * @throws {SupervisorError} where there is none (ENOENT), or it runs or is to be restarted (EBUSY).
    */
   async deleteChild(id: string): Promise<void> {
     await this.#live("delete", () => {
-      this.#family.remove(this.#stopped("delete", id));
+      const found = this.#family.find(id);
+      const unwanted = found?.terminated === true && found.running === null;
+      const entry = unwanted ? found : this.#stopped("delete", id);
+      this.#family.remove(entry);
+      this.#waits.cancel(entry);
       return Promise.resolve();
     });
   }
@@ -287,7 +313,7 @@ export class Supervisor implements AsyncDisposable {
     const waits = this.#waits.has(entry) ? "restarting" : "stopped";
     return {
       ...{ id, kind, restart },
-      state: running !== null ? "running" : starting ? "starting" : waits,
+      state: running !== null ? "running" : starting !== null ? "starting" : waits,
       ...(port === undefined ? {} : { port }),
       ...(server === undefined ? {} : { server }),
       ...(supervisor === undefined ? {} : { supervisor }),
@@ -325,18 +351,18 @@ export class Supervisor implements AsyncDisposable {
 
   // ---- start and end
 
-  #start(spec: ChildSpec): Promise<Run> {
-    if ("command" in spec) return startProgram(spec, this.#place);
-    return "server" in spec ? startServer(spec, this.#place) : this.#startNested(spec);
+  #start(spec: ChildSpec, place: Place): Promise<Run> {
+    if ("command" in spec) return startProgram(spec, place);
+    return "server" in spec ? startServer(spec, place) : this.#startNested(spec, place);
   }
 
   async #startNested(
-    { supervisor: options }: NestedSpec,
+    { supervisor: options, shutdown }: NestedSpec,
+    { log, signal, killed }: Place,
   ): Promise<Run> {
-    const { log, signal, killed } = this.#place;
     const nested = new Supervisor(secret, { ...options, log: options.log ?? log });
     // What keeps it from its end is told by its start.
-    const stop = () => void nested.stop().catch(() => {});
+    const stop = () => void nested.#stopWithin(shutdown).catch(() => {});
     const kill = () => void nested.kill().catch(() => {});
     signal.addEventListener("abort", stop);
     killed.addEventListener("abort", kill);
@@ -376,34 +402,43 @@ export class Supervisor implements AsyncDisposable {
   async #ended(entry: Member, running: Running, { normal, reason }: End): Promise<void> {
     if (entry.running !== running || this.#abort.signal.aborted) return;
     entry.running = null;
-    if (wantsRestart(entry.restart, normal)) return await this.#restart(entry, reason);
+    if (wantsRestart(entry.restart, normal)) {
+      return await this.#restart({ failed: entry, why: reason, from: entry });
+    }
     if (entry.restart === "temporary") this.#family.remove(entry);
     this.#say(entry, normal ? "info" : "error", `ended (${inWords(reason)})`);
   }
 
   /** At once, or when its time has come; until it is there, or it was tried too often. */
-  async #restart(first: Member, reason: unknown): Promise<void> {
-    for (let [failed, why] = [first, reason];;) {
+  async #restart({ failed, why, from }: Failed): Promise<void> {
+    for (;;) {
       if (!this.#intensity.add(performance.now())) return this.#giveUp(failed, why);
-      const ms = backoffMs(this.#backoff, this.#intensity.count, Math.random());
+      const ms = backoffMs(this.#backoff, this.#restartsOf(from), Math.random());
       const later = ms === 0 ? "" : ` in ${ms} ms`;
       this.#say(failed, "error", `ended (${inWords(why)}), is restarted${later}`);
-      if (ms > 0) return this.#waits.begin(failed, ms);
-      const again = await this.#startAgain(failed);
+      if (ms > 0) return this.#waits.begin(from, ms);
+      const again = await this.#startAgain(from);
       if (again === null) return;
-      ({ failed, why } = again);
+      ({ failed, why, from } = again);
     }
+  }
+
+  /** Counts one more; from the beginning where it has recovered in between. */
+  #restartsOf(entry: Member): number {
+    const recovered = entry.since !== null && performance.now() - entry.since > this.#healthyMs;
+    entry.since = null;
+    return entry.restarts = recovered ? 1 : entry.restarts + 1;
   }
 
   /** The time of one that waited has come; meanwhile it may be wanted no more, or brought along by another. */
   async #due(entry: Member): Promise<void> {
     if (!this.#waits.ready(entry) || this.#abort.signal.aborted) return;
     const again = await this.#startAgain(entry);
-    if (again !== null) await this.#restart(again.failed, again.why);
+    if (again !== null) await this.#restart(again);
   }
 
   /** Ends and starts all that is restarted with it. Returns who kept that from being done. */
-  async #startAgain(first: Member): Promise<{ failed: Member; why: unknown } | null> {
+  async #startAgain(first: Member): Promise<Failed | null> {
     const group = affected(this.#strategy, this.#family.all, first);
     for (const entry of group) this.#waits.cancel(entry);
     const left = () => group.filter((entry) => this.#family.all.includes(entry));
@@ -414,10 +449,10 @@ export class Supervisor implements AsyncDisposable {
     } catch (why) {
       if (this.#abort.signal.aborted) return null;
       const failed = this.#family.find((why as SupervisorError).subject) ?? first;
-      // Its next restart brings the others along, unless it is wanted no more.
-      const others = left().filter((entry) => entry !== failed && entry.running === null);
+      // The restart of the first that does not run is one of all others, unless it is wanted no more.
+      const [from = first, ...others] = left().filter((entry) => entry.running === null);
       for (const entry of others) this.#waits.along(entry);
-      return { failed, why };
+      return { failed, why, from };
     }
   }
 

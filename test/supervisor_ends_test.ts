@@ -514,3 +514,193 @@ test("a nested supervisor whose log is undefined inherits", async () => {
   await using _ = await start({ log, children: [{ id: "nested", supervisor: nested }] });
   await until(() => lines.includes("hello"), { what: "its line" });
 });
+
+// ---- restarts that do not come to an end
+
+test("rest_for_one: one that outlives its end holds up no restart of those before it", async () => {
+  const survivors = [{ pid: 1, comm: "stuck", reason: "D" }];
+  const fault = { what: "Cannot end", why: "still there", code: "ESURVIVORS", mend: "wait" };
+  let ends = 0;
+  const module = {
+    init: () => ({ state: 0 }),
+    terminate() {
+      if (ends++ > 0) return;
+      throw new SurvivorsError({ ...fault, op: "close", subject: "stuck", survivors } as never);
+    },
+  };
+  await using supervisor = await start({
+    strategy: "rest_for_one",
+    children: [idle("a"), idle("b"), { id: "s", server: () => startLink(module, "cat") }],
+  });
+  const before = ["a", "b", "s"].map((id) => pidOf(supervisor, id));
+  await supervisor.child("a")?.port?.kill("SIGKILL");
+  await until(() => {
+    const { active } = supervisor.countChildren();
+    return active === 3 && ["a", "b", "s"].every((id, at) => pidOf(supervisor, id) !== before[at]);
+  }, { what: "all three again" });
+});
+
+test("one_for_all: a terminated child that cannot be started again can be deleted", async () => {
+  let broken = false;
+  await using supervisor = await start({
+    strategy: "one_for_all",
+    maxRestarts: 1_000,
+    backoff: { minMs: LONG, jitter: 0 },
+    children: [
+      idle("bad", {
+        waitFor: () => {
+          if (broken) throw new Error("broken");
+          return true;
+        },
+      }),
+      idle("good"),
+    ],
+  });
+  broken = true;
+  const restarted = supervisor.child("good")?.port?.status;
+  await supervisor.terminateChild("bad");
+  await crash(supervisor, "good"); // whose restart is to bring the other along
+  await until(() => supervisor.child("good")?.state === "restarting", { what: "its wait" });
+  await supervisor.deleteChild("bad");
+  assertEquals(supervisor.whichChildren().map(({ id }) => id), ["good"]);
+  await restarted;
+});
+
+test("a start that hangs at a restart is given up by terminateChild, and the others are served", async () => {
+  let starts = 0;
+  const module = { init: () => starts++ === 0 ? { state: 0 } : forever };
+  await using supervisor = await start({
+    children: [
+      idle("a"),
+      {
+        id: "hangs",
+        shutdown: 10,
+        server: (signal) => startLink(module, "cat", [], undefined, { signal }),
+      },
+    ],
+  });
+  const before = pidOf(supervisor, "a");
+  await supervisor.child("hangs")?.server?.kill();
+  await until(() => supervisor.child("hangs")?.state === "starting", { what: "its restart" });
+  await supervisor.child("a")?.port?.kill("SIGKILL");
+  await supervisor.terminateChild("hangs");
+  assertEquals(supervisor.child("hangs")?.state, "stopped");
+  await until(
+    () => supervisor.child("a")?.state === "running" && pidOf(supervisor, "a") !== before,
+    {
+      what: "the other's restart",
+    },
+  );
+});
+
+test("a start that hangs in startChild is called off by terminateChild, and is no child", async () => {
+  await using supervisor = await start({});
+  const starting = supervisor.startChild({ id: "hangs", shutdown: 10, server: () => forever });
+  const refusal = assertRejects(() => starting, SupervisorError, "not wanted");
+  await until(() => supervisor.child("hangs")?.state === "starting", { what: "its start" });
+  await supervisor.terminateChild("hangs");
+  await refusal;
+  assertEquals(supervisor.whichChildren(), []);
+});
+
+test("a nested supervisor that starts has no longer than its shutdown", async () => {
+  using scratch = new Scratch();
+  for (const shutdown of [10, "brutalKill"] as const) {
+    const lines: string[] = [];
+    const supervisor = await start({ log: ({ text }) => lines.push(text) });
+    const nested = { children: [stubborn(scratch, "n"), { id: "hangs", server: () => forever }] };
+    const starting = supervisor.startChild({ id: "n", shutdown, supervisor: nested });
+    const refusal = assertRejects(() => starting, SupervisorError);
+    await until(() => lines.some((line) => line.startsWith("ready")), { what: "its first child" });
+    await supervisor.stop(); // that child has all the time there is
+    await refusal;
+  }
+});
+
+test("a back-off is each child's own, grows to maxMs, and begins anew for one that has recovered", async () => {
+  const waits: string[] = [];
+  const log = ({ id, text }: LogLine) => {
+    const [, ms] = /in (\d+) ms/.exec(text) ?? [];
+    if (ms !== undefined) waits.push(`${id} ${ms}`);
+  };
+  const options = { maxRestarts: 1_000, backoff: { minMs: 2, maxMs: 16, jitter: 0 }, log };
+  const crashing = { id: "c", command: "false" };
+  {
+    // Most of these restarts are older than maxSeconds at the end.
+    await using supervisor = await start({
+      ...options,
+      maxSeconds: 0.01,
+      children: [{ ...crashing, waitFor: () => true }, idle("other")],
+    });
+    await until(() => waits.length >= 6, { what: "six restarts" });
+    await supervisor.child("other")?.port?.kill("SIGKILL");
+    await until(() => waits.some((wait) => wait.startsWith("other")), { what: "the other's" });
+    const [first, ...others] = waits.filter((wait) => wait.startsWith("c"));
+    assertEquals([first, others.includes("c 16")], ["c 2", true]);
+  }
+  waits.length = 0;
+  await using supervisor = await start({ ...options, maxSeconds: 0.05, children: [idle("c")] });
+  for (const [pause, wait] of [[0, 2], [0, 4], [200, 2]] as const) {
+    await until(() => supervisor.child("c")?.state === "running", { what: "its restart" });
+    await new Promise((resolve) => setTimeout(resolve, pause)); // it recovers
+    await supervisor.child("c")?.port?.kill("SIGKILL");
+    await until(() => waits.at(-1) === `c ${wait}`, { what: `a wait of ${wait} ms` });
+  }
+});
+
+test("a server that ends while its factory dawdles is told by its supervisor, and takes nobody along", async () => {
+  const module = { init: () => ({ state: 0 }) };
+  let starts = 0;
+  await using supervisor = await start({
+    children: [{
+      id: "s",
+      server: async (signal) => {
+        const args = ["-c", starts++ === 0 ? "exit 3" : "read x"];
+        const server = await startLink(module, "sh", args, undefined, { signal });
+        if (starts === 1) await server.ended.catch(() => {});
+        return server;
+      },
+    }],
+  });
+  await until(() => starts === 2 && supervisor.child("s")?.state === "running", {
+    what: "a restart",
+  });
+});
+
+test("a factory that fails behind its startLink leaves nothing", async () => {
+  const ids: Identity[] = [];
+  const refusal = await assertRejects(
+    () =>
+      start({
+        children: [{
+          id: "s",
+          server: async (signal) => {
+            const module = { init: () => ({ state: 0 }) };
+            const server = await startLink(module, "cat", [], undefined, { signal });
+            ids.push(identity(server.port.pid));
+            throw new Error("behind it");
+          },
+        }],
+      }),
+    SupervisorError,
+    "behind it",
+  );
+  assertEquals([refusal.code, ids.length], ["ESTART", 1]);
+  await gone(ids);
+});
+
+test("a start that fails, and an end behind it that does as well: both are told", async () => {
+  const module = {
+    init: () => ({ state: 0 }),
+    terminate() {
+      throw new Error("the second");
+    },
+  };
+  const children = [
+    { id: "a", server: () => startLink(module, "cat") },
+    { id: "b", command: "no such program" },
+  ];
+  const error = await assertRejects(() => start({ children }), SupervisorError, "the second");
+  assertEquals([error.code, error.subject], ["ESTART", "b"]);
+  assertInstanceOf(error.cause, AggregateError);
+});
