@@ -403,13 +403,17 @@ function optionsOf(options: unknown): Given {
   }
   const names = Object.keys(options);
   if (names.every((name) => Object.hasOwn(KNOWN, name))) return options as Given;
-  for (const name of names) {
+  // What is undefined was not given, whatever its name.
+  const given = Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  );
+  for (const name of Object.keys(given)) {
     if (!Object.hasOwn(ELSEWHERE, name)) continue;
     const [why, mend] = ELSEWHERE[name] ?? ["", ""];
     throw typeError(`Cannot use option ${quote(name)}`, why, mend);
   }
-  refuseUnknown("option", options, Object.keys(KNOWN));
-  return options as Given;
+  refuseUnknown("option", given, Object.keys(KNOWN));
+  return given;
 }
 
 /** Whether `containment` asks for no cgroup. */

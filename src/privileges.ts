@@ -424,6 +424,17 @@ function isRoot(name: string): RangeError {
   );
 }
 
+/** (uid_t) -1 means to setresuid(2) that nothing is to change: whoever has it in a database would get the runtime's. */
+function isNobodys(name: string, asked: string | number): RangeError {
+  return rangeError(
+    `Cannot use option ${quote(name)}`,
+    `${typeof asked === "string" ? quote(asked) : asked} has the number ${
+      LARGEST_ID + 1
+    }, which is nobody's`,
+    "mend its line in the user database, or name somebody else",
+  );
+}
+
 function groupsOf(value: unknown): Identity["groups"] {
   if (value === undefined) return null;
   const mend = "give an array of names and numbers";
@@ -467,6 +478,7 @@ export function withIdentity(
 ): Privileges {
   const found = (name: string, asked: string | number | null, id: number | null) => {
     if (asked !== null && id === 0) throw isRoot(name);
+    if (asked !== null && id !== null && id > LARGEST_ID) throw isNobodys(name, asked);
     return id;
   };
   const named = [...answer?.groups ?? []];

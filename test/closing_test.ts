@@ -50,9 +50,9 @@ test('closeScope "group": the group hears of it, who has left it does not', asyn
   const note = (who: string) => `trap "echo ${who} >> ${file}; exit 0" TERM`;
   const wait = "while :; do sleep 0.01; done";
   const script = `
+    trap 'echo child >> ${file}; exit 0' TERM
     setsid sh -c '${note("daemon")}; echo ready; ${wait}' &
     sh -c '${note("member")}; echo ready; ${wait}' &
-    trap 'echo child >> ${file}; exit 0' TERM
     ${wait}
   `;
   const port = await open("sh", ["-c", script], { closeScope: "group", delayToSigkill: 200 });

@@ -263,6 +263,33 @@ Deno.test("options: what other launchers offer is named with what to use here", 
   typeRefused({ detached: false }, /option "detached"/);
 });
 
+Deno.test("options: what is undefined was not given, whatever its name", () => {
+  const known = [
+    "cwd",
+    "env",
+    "stdin",
+    "fds",
+    "pty",
+    "timeoutMs",
+    "signal",
+    "owner",
+    "uid",
+    "groups",
+  ];
+  const names = [
+    ...known,
+    "rlimits",
+    "limits",
+    "containment",
+    "stdioWindow",
+    "detached",
+    "timeout_ms",
+  ];
+  const nothing = Object.fromEntries(names.map((name) => [name, undefined]));
+  assertEquals(loose("true", [], nothing), validate("true"));
+  typeRefused({ detached: undefined, timeout_ms: 5 }, /"timeout_ms".*did you mean "timeoutMs"/);
+});
+
 Deno.test("options: stderrToStdout and captureStderrOnly say where the outputs go", () => {
   const stdio = (options: OpenOptions) => validate("true", [], options).stdio;
   assertEquals(stdio({ stderrToStdout: true }), ["piped", "piped", "stdout"]);
@@ -345,6 +372,22 @@ Deno.test("options: names are asked for, numbers are taken as they are", () => {
     group: "g",
     groups: ["x"],
   });
+});
+
+Deno.test("options: who has the number that means nobody is nobody to become", () => {
+  const nobody = 2 ** 32 - 1;
+  const user = { uid: nobody, gid: 100, name: "a", home: "/", groups: [100] };
+  const cases: [OpenOptions, Partial<Answer>, RegExp][] = [
+    [{ uid: "a" }, { user }, /option "uid": "a" has the number 4294967295/],
+    [{ uid: "a" }, { user: { ...user, uid: 5, gid: nobody } }, /option "gid": "a" has the number/],
+    [{ gid: "g" }, { group: nobody }, /option "gid": "g" has the number/],
+    [{ groups: ["g"] }, { groups: [nobody] }, /option "groups\[0\]": "g" has the number/],
+  ];
+  for (const [options, answer, message] of cases) {
+    const spec = validate("id", [], options);
+    const whole = { user: null, group: null, groups: [], ...answer };
+    assertMatch(assertThrows(() => answered(spec, whole), RangeError).message, message);
+  }
 });
 
 Deno.test("options: an answer fills in ids, groups and the variables of a user by name", () => {
