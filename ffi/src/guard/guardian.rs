@@ -304,6 +304,8 @@ impl Guardian<'_> {
 
     /// The runtime is gone. The keepers see that by themselves; dropping the
     /// leashes tells one that cannot. A watchdog that somebody has stopped has nobody else left who would let it go on.
+    /// Never inlined, as what follows: each keeper's stack would hold room for it.
+    #[inline(never)]
     fn leave(mut self) -> Result<(), Errno> {
         self.let_watchdog_go_on();
         self.leashes.iter_mut().for_each(|leash| *leash = None);
@@ -312,6 +314,7 @@ impl Guardian<'_> {
         result
     }
 
+    #[inline(never)]
     fn let_watchdog_go_on(&self) {
         let Ok(handle) = procfs::handle(self.watchdog.as_raw_nonzero().get()) else { return };
         // Its number is its own as long as it is our parent, and so it was when the handle was made.
