@@ -294,9 +294,10 @@ matrixCase({
   title: "programs are started at the moment the guardian is killed: each runs, or is told as lost",
   body: async (run) => {
     await using host = run.start(`
-      await (await open("true")).status;
-      say("ready");
       while (await hear() !== null) {
+        await (await open("true")).status;
+        say("ready");
+        await hear();
         // The reactor's thread has had some time, or none, to notice.
         for (const start = performance.now(); performance.now() - start < Math.random() * 2;);
         const opened = Array.from({ length: 8 }, () => open("true").then((port) => port.status));
@@ -304,8 +305,9 @@ matrixCase({
         say("ends", ...new Set(ends.map(({ value, reason }) => value?.cause ?? reason.name + "/" + reason.code)));
       }
     `);
-    await host.next("ready");
     for (let i = 0; i < 30; i++) {
+      await host.tell("go\n");
+      await host.next("ready"); // there is a guardian now
       await until(() => children(host.pid).length === 1, { what: "the last watchdog has left" });
       const { guardian } = helpers(host.pid);
       await host.tell("go\n");
