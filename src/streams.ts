@@ -272,7 +272,7 @@ export class Output {
     this.onReady();
   }
 
-  /** It may be another isolate's: nothing comes, and who reads waits, until it is {@link gone} or has {@link comeBack}. */
+  /** It may be another isolate's: nothing comes, and who reads waits, until it is gone or has come back. */
   leave(): MovedOutput {
     this.#away = true;
     this.#stopDrain();

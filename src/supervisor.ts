@@ -257,9 +257,9 @@ export class Supervisor implements AsyncDisposable {
   }
 
   /**
-   * Ends a child, its wait for a restart, or a start that is under way, which is given up after its `shutdown`. Its end is no reason to restart it or another, and a temporary one is
-   * no child any more. A restart of its siblings (`one_for_all`, `rest_for_one`) starts it again, as in OTP:
-   * {@link Supervisor.deleteChild} keeps it away.
+   * Ends a child, its wait for a restart, or a start that is under way, which is given up after its `shutdown`. Its
+   * end is no reason to restart it or another, and a temporary one is no child any more. A restart of its siblings
+   * (`one_for_all`, `rest_for_one`) starts it again, as in OTP: {@link Supervisor.deleteChild} keeps it away.
    *
    * @throws {SupervisorError} where there is none (ENOENT), or it cannot be ended (ESHUTDOWN).
    */
